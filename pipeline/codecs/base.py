@@ -1,0 +1,47 @@
+"""The protocol every codec keeps: pixels in, one self-describing bitstream a photo out, and back.
+
+A protocol and not a base class, since the codecs share no code: a neural network, a Pillow plugin, a copy of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""One photo: H x W x 3, RGB, 0..255, as displayed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecInfo:
+    """What an archive row and the pipeline need to know of a codec."""
+
+    name: str
+    """Name in the registry and in the archive's `codec` column."""
+    model: str | None
+    """Fingerprint (16 hex digits) of the weights that decode its streams; None without weights."""
+    multiple: int = 1
+    """Height and width are padded to this multiple inside the codec: photos of one padded shape batch well."""
+    generative: bool = False
+    """Whether it invents detail; a restored file then says so."""
+
+
+class Codec(Protocol):
+    """Pixels <-> bitstream, for a batch of photos of any sizes."""
+
+    info: CodecInfo
+
+    def encode(self, images: Sequence[Pixels]) -> list[bytes]:
+        """One bitstream a photo, in order."""
+
+    def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
+        """Inverse of `encode`, to the exact size.
+
+        Raises:
+            CorruptStreamError: a stream is damaged.
+            UnknownModelError: a stream was made by other weights.
+        """

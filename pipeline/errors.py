@@ -1,0 +1,90 @@
+"""What can go wrong, as one tree.
+
+    PhotoarkError
+    ├── SettingError        a bad setting or argument: nothing was started (exit code 2)
+    ├── PhotoError          one photo cannot be encoded or decoded: becomes a row with a reason
+    │   ├── UnreadablePhotoError    the file is not an image, is truncated, or is too large to open
+    │   └── UnsupportedPhotoError   a good image that no codec here can represent: kept as its bytes
+    ├── StreamError         a bitstream cannot be decoded
+    │   ├── CorruptStreamError      damaged, truncated, or its symbols fail their checksum
+    │   └── UnknownModelError       it needs a codec or a model that is not installed
+    ├── ArchiveError        the archive as a whole
+    │   ├── ArchiveNotFoundError    there is none at this URL
+    │   ├── KeyNotFoundError        it holds no such key
+    │   └── ArchiveDamagedError     bytes differ from what was written
+    ├── StorageError        a URL cannot be listed, read or written
+    └── CheckpointError     a weights file lacks tensors, has others, or fails its fingerprint
+
+Every message says what happened and what to do about it. Errors about one photo carry its key.
+"""
+
+from __future__ import annotations
+
+
+class PhotoarkError(Exception):
+    """Root of every error that photoark raises on purpose."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message if key is None else f"{key}: {message}")
+        self.message = message
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process boundaries; the default would lose the keyword.
+        return _rebuild, (type(self), self.message, self.key)
+
+
+def _rebuild(kind: type[PhotoarkError], message: str, key: str | None) -> PhotoarkError:
+    return kind(message, key=key)
+
+
+class SettingError(PhotoarkError):
+    """A setting, a flag or an argument is wrong; nothing was started."""
+
+
+class PhotoError(PhotoarkError):
+    """One photo cannot be processed; the others go on."""
+
+
+class UnreadablePhotoError(PhotoError):
+    """The bytes are no image, are cut short, or would decode to more pixels than allowed."""
+
+
+class UnsupportedPhotoError(PhotoError):
+    """A sound image that no codec can represent without loss of kind (16-bit, CMYK, animation, alpha)."""
+
+
+class StreamError(PhotoarkError):
+    """A bitstream cannot be decoded."""
+
+
+class CorruptStreamError(StreamError):
+    """The bitstream is damaged, truncated, or its symbols fail their checksum."""
+
+
+class UnknownModelError(StreamError):
+    """The bitstream names a codec or a model that is not installed."""
+
+
+class ArchiveError(PhotoarkError):
+    """The archive as a whole cannot be used."""
+
+
+class ArchiveNotFoundError(ArchiveError):
+    """There is no archive at this URL."""
+
+
+class KeyNotFoundError(ArchiveError):
+    """The archive holds no photo of this key."""
+
+
+class ArchiveDamagedError(ArchiveError):
+    """Stored bytes differ from what was written."""
+
+
+class StorageError(PhotoarkError):
+    """A URL cannot be listed, read or written."""
+
+
+class CheckpointError(PhotoarkError):
+    """A weights file lacks tensors, has unexpected ones, or fails its fingerprint."""

@@ -1,0 +1,182 @@
+"""The row that travels, from the manifest to the archive: one a photo, never dropped.
+
+    Photo (where it lies) -> EncodedPhoto (what became of it) -> one row of the archive
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Outcome(StrEnum):
+    """What became of a photo."""
+
+    ENCODED = "encoded"
+    """A codec's bitstream stands for it."""
+    KEPT = "kept"
+    """No codec can represent it, or none was asked to: its own bytes are stored."""
+    FAILED = "failed"
+    """It could not be read; the row holds the reason and no image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """One source file, as listed."""
+
+    key: str
+    """Path relative to the source root, `/` between parts, as the storage spells it."""
+    uri: str
+    """Where its bytes are."""
+    size_bytes: int
+    modified_at: datetime | None = None
+    """Time of last change, with time zone."""
+    etag: str | None = None
+    """The object store's version tag, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoMetadata:
+    """What travels beside the pixels, verbatim."""
+
+    exif: bytes | None = None
+    """TIFF-structured EXIF block as the file holds it, without the `Exif\\0\\0` prefix."""
+    icc: bytes | None = None
+    xmp: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoHeader:
+    """What a look at the header tells, before any pixel is decoded."""
+
+    format: str
+    """Pillow's name of the container: JPEG, PNG, WEBP, TIFF, HEIF, AVIF, GIF, ..."""
+    width: int
+    """Pixels, as displayed (orientation applied)."""
+    height: int
+    mode: str
+    """Pillow's mode of the source: RGB, L, CMYK, I;16, RGBA, P, ..."""
+    orientation: int = 1
+    """EXIF orientation of the source, 1 to 8."""
+    metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPhoto:
+    """One row of the archive. Field names and order are those of `ARCHIVE_SCHEMA`."""
+
+    key: str
+    image: bytes | None
+    """The bitstream, the file itself (`original`), or None when it failed."""
+    codec: str | None
+    """Name in the codec registry."""
+    model: str | None
+    """Fingerprint (16 hex digits) of the weights that decode it; None for codecs without weights."""
+    outcome: Outcome
+    reason: str | None = None
+    """Why it was kept or failed, in words for a person."""
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    mode: str | None = None
+    orientation: int | None = None
+    source_uri: str
+    source_bytes: int
+    source_sha256: str | None = None
+    source_etag: str | None = None
+    modified_at: datetime | None = None
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    bpp: float | None = None
+    """8 * len(image) / (width * height)."""
+    psnr: float | None = None
+    """Decibels, on the decoded stream; None when quality was not measured."""
+    ms_ssim: float | None = None
+    encoded_at: datetime | None = None
+    encoder: str | None = None
+    """Version of the program that wrote the row."""
+
+
+ARCHIVE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+        pa.field("codec", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("format", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("mode", pa.string()),
+        pa.field("orientation", pa.int32()),
+        pa.field("source_uri", pa.string()),
+        pa.field("source_bytes", pa.int64()),
+        pa.field("source_sha256", pa.string()),
+        pa.field("source_etag", pa.string()),
+        pa.field("modified_at", pa.timestamp("us", tz="UTC")),
+        pa.field("exif", pa.binary()),
+        pa.field("icc", pa.binary()),
+        pa.field("xmp", pa.binary()),
+        pa.field("bpp", pa.float32()),
+        pa.field("psnr", pa.float32()),
+        pa.field("ms_ssim", pa.float32()),
+        pa.field("encoded_at", pa.timestamp("us", tz="UTC")),
+        pa.field("encoder", pa.string()),
+    ]
+)
+"""Columns of the archive. `image` is laid out as the Hugging Face `Image` feature: bytes and path."""
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_at", pa.timestamp("us", tz="UTC")),
+        pa.field("etag", pa.string()),
+    ]
+)
+"""Columns of the manifest: one row a source file."""
+
+
+def photos_to_table(photos: Iterable[Photo]) -> pa.Table:
+    """Manifest table of `photos`."""
+    return pa.Table.from_pylist([_as_dict(p) for p in photos], schema=MANIFEST_SCHEMA)
+
+
+def photos_from_table(table: pa.Table) -> list[Photo]:
+    """Inverse of `photos_to_table`; extra columns are ignored."""
+    return [Photo(**row) for row in table.select(MANIFEST_SCHEMA.names).to_pylist()]
+
+
+def encoded_to_table(rows: Iterable[EncodedPhoto]) -> pa.Table:
+    """Archive table (`ARCHIVE_SCHEMA`) of `rows`."""
+    dicts = []
+    for row in rows:
+        record = _as_dict(row)
+        record["image"] = None if row.image is None else {"bytes": row.image, "path": row.key}
+        dicts.append(record)
+    return pa.Table.from_pylist(dicts, schema=ARCHIVE_SCHEMA)
+
+
+def encoded_from_table(table: pa.Table) -> list[EncodedPhoto]:
+    """Inverse of `encoded_to_table`; columns that were not read come back as None."""
+    rows = []
+    for record in table.to_pylist():
+        image = record.pop("image", None)
+        record["image"] = None if image is None else image["bytes"]
+        record["outcome"] = Outcome(record["outcome"])
+        for name in ("codec", "model", "source_uri", "source_bytes"):
+            record.setdefault(name, None)
+        rows.append(EncodedPhoto(**record))
+    return rows
+
+
+def _as_dict(record: Photo | EncodedPhoto) -> dict[str, object]:
+    # dataclasses.asdict deep-copies every value, megabytes of image bytes included.
+    return {f.name: getattr(record, f.name) for f in fields(record)}
