@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.quality.contact_sheet import CROP_SIDE, busiest_square, contact_sheet, strip
+
+
+def test_busiest_square_is_where_the_detail_is() -> None:
+    photo = np.full((700, 1000, 3), 128, np.uint8)
+    photo[300:600, 600:900] = np.random.default_rng(0).integers(0, 256, (300, 300, 3))
+    assert busiest_square(photo, 300) == (300, 600)
+
+
+def test_detail_is_shown_pixel_for_pixel() -> None:
+    original = np.full((700, 1000, 3), 128, np.uint8)
+    original[300:600, 600:900] = np.random.default_rng(0).integers(0, 256, (300, 300, 3))
+    shown = np.asarray(strip(original, 255 - original, caption="noise, inverted"))
+    detail = original[300:600, 600:900]
+    crops = shown[30 : 30 + CROP_SIDE, -2 * (CROP_SIDE + 12) :]
+    assert np.array_equal(crops[:, :CROP_SIDE], detail)
+    assert np.array_equal(crops[:, CROP_SIDE + 12 : -12], 255 - detail)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (40, 2000), (2000, 40), (299, 301)])
+def test_any_size_fits(height: int, width: int) -> None:
+    photo = np.full((height, width, 3), 200, np.uint8)
+    first = strip(photo, photo, caption="flat")
+    sheet = contact_sheet([first, first], title="two flat photos")
+    assert sheet.width == first.width
+    assert sheet.height > 2 * first.height
+    assert (np.asarray(first) == 200).all(axis=-1).sum() >= 4 * min(height * width, 300)
+
+
+def test_no_photos_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([], title="none")
