@@ -68,7 +68,7 @@ def contact_sheet(strips: Sequence[Image.Image], *, title: str) -> Image.Image:
 
 
 def busiest_square(photo: Pixels, side: int) -> tuple[int, int]:
-    """Top and left of the square, on a grid of squares of `side`, whose luma differs most between neighbouring pixels."""
+    """Top and left of the square, on a grid of such squares, whose luma differs most between neighbours."""
     luma = np.asarray(Image.fromarray(photo).convert("L"), dtype=np.int16)
     tops, lefts = (range(0, max(length - side, 0) + 1, side) for length in luma.shape)
     squares = [(top, left) for top in tops for left in lefts]

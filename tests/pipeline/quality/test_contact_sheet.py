@@ -15,7 +15,7 @@ def test_busiest_square_is_where_the_detail_is() -> None:
 def test_detail_is_shown_pixel_for_pixel() -> None:
     original = np.full((700, 1000, 3), 128, np.uint8)
     original[300:600, 600:900] = np.random.default_rng(0).integers(0, 256, (300, 300, 3))
-    shown = np.asarray(strip(original, 255 - original, caption="noise, inverted"))
+    shown = np.asarray(strip(original, np.subtract(255, original, dtype=np.uint8), caption="noise, inverted"))
     detail = original[300:600, 600:900]
     crops = shown[30 : 30 + CROP_SIDE, -2 * (CROP_SIDE + 12) :]
     assert np.array_equal(crops[:, :CROP_SIDE], detail)
