@@ -1,0 +1,175 @@
+"""The exact entropy model: latents <-> symbols on integers, so that every machine reads the same symbols from a stream.
+
+    stream of one photo:  symbols of z, Z x h/4 x w/4 row-major, then of the steps 0..3, each C/4 x h x w row-major
+    CDF rows:             64 Gaussians by scale index, then one row a channel of z
+
+Only rounding of y and z, on the encoder's side, sees floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.codecs.ditic.blocks import Add, Concat, HalfTanh, Identity, WSiLU
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec, pack, sum_of, unpack
+from pipeline.entropy.decoder import RansDecoder
+from pipeline.entropy.fixed_point import Activation, Fixed, Ranges, Spec, convert, fraction_bits, restore
+from pipeline.entropy.tables import CdfTables
+
+SYMBOL_LIMIT = 1 << 14
+"""Largest magnitude of a symbol; the encoder clamps, so that sums with the means stay far from overflow."""
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Conv2d: "conv",
+    nn.PixelShuffle: "shuffle",
+    WSiLU: "wsilu",
+    nn.GELU: "gelu",
+    HalfTanh: "half_tanh",
+    Add: "add",
+    Concat: "concat",
+    Identity: "identity",
+}
+ACTIVATIONS = {
+    "wsilu": Activation(function=lambda x: x * torch.sigmoid(4 * x)),
+    "gelu": Activation(function=F.gelu),
+    # Saturates beyond +-8, where tanh is 1 to seven digits.
+    "half_tanh": Activation(function=lambda x: 0.5 * torch.tanh(x), in_bits=12, out_bits=14),
+}
+
+Symbols = NDArray[np.int32]
+
+
+class ExactEntropyModel:
+    """A `LatentCodec` whose entropy path runs on integers, with its CDF tables."""
+
+    def __init__(self, codec: LatentCodec, specs: dict[str, Spec], tensors: dict[str, Tensor]) -> None:
+        """Replaces the leaves of `codec` in place.
+
+        Args:
+            specs: from `quantise`, as stored in the checkpoint's header.
+            tensors: from `quantise`, as stored in the checkpoint.
+
+        Raises:
+            CheckpointError: something is missing or does not fit.
+        """
+        restore(codec, ENTROPY_PATH, specs, tensors)
+        self.codec = codec
+        self.tables = CdfTables.from_arrays({name: tensors[f"cdf.{name}"].numpy() for name in ("cdfs", "starts", "offsets")})
+        self.latent_bits = int(specs["to_latent"]["out_bits"])
+        device = next(codec.parameters()).device
+        self.z_bits = int(tensors["z.fraction_bits"])
+        self.z_medians = tensors["z.medians"].double().view(1, -1, 1, 1).to(device)
+        self.thresholds = tensors["scale_thresholds"].double().to(device)
+        codec.to(device)
+
+    def encode(self, y: Tensor, z: Tensor) -> list[tuple[Symbols, Symbols]]:
+        """(symbols, CDF rows) of each photo of a batch, in stream order.
+
+        Args:
+            y: B x C x h x w, float.
+            z: B x Z x h/4 x w/4, float.
+        """
+        z_symbols = _to_symbols(z.double() - self.z_medians * 2.0**-self.z_bits)
+        parts = [_flat(z_symbols)]
+        rows = [self._z_rows(z_symbols.shape)]
+
+        def code(k: int, mean: Fixed, scale: Fixed) -> Fixed:
+            symbols = _to_symbols(pack(y, k).double() - mean.values * 2.0**-mean.fraction_bits)
+            parts.append(_flat(symbols))
+            rows.append(self._y_rows(scale))
+            return Fixed.from_integers(symbols, self.latent_bits)
+
+        self.codec.context_steps(self._base(z_symbols), code)
+        symbols, indexes = np.concatenate(parts, axis=1), np.concatenate(rows, axis=1)
+        return [(np.ascontiguousarray(symbols[i]), np.ascontiguousarray(indexes[i])) for i in range(len(symbols))]
+
+    def decode(self, decoders: Sequence[RansDecoder], height: int, width: int) -> tuple[Tensor, Tensor, list[list[Symbols]]]:
+        """Inverse of `encode` for photos whose y is height x width.
+
+        Returns:
+            y_hat and scales, B x C x h x w float32, and the symbols of each photo for its checksum.
+
+        Raises:
+            CorruptStreamError: a stream ends early or holds impossible values.
+        """
+        batch, channels = len(decoders), self.z_medians.shape[1]
+        z_shape = (batch, channels, height // 4, width // 4)
+        symbols: list[list[Symbols]] = [[] for _ in decoders]
+
+        def read(rows: Symbols, shape: tuple[int, ...]) -> Tensor:
+            for i, decoder in enumerate(decoders):
+                symbols[i].append(decoder.decode(rows[i]))
+            stacked = np.stack([parts[-1] for parts in symbols])
+            return torch.from_numpy(stacked).to(self.z_medians.device).view(shape)
+
+        scales: list[Tensor] = []
+
+        def code(k: int, mean: Fixed, scale: Fixed) -> Fixed:
+            scales.append(unpack(scale, k).to_float())
+            return Fixed.from_integers(read(self._y_rows(scale), tuple(scale.shape)), self.latent_bits)
+
+        y_hat = self.codec.context_steps(self._base(read(self._z_rows(z_shape), z_shape)), code)
+        return y_hat.to_float(), sum_of(scales), symbols
+
+    def num_symbols(self, height: int, width: int) -> int:
+        """Symbols of one photo whose y is height x width."""
+        y_channels = self.codec.g_s.synthesis_transform[0].dc[0].in_channels
+        return y_channels * height * width + self.z_medians.shape[1] * (height // 4) * (width // 4)
+
+    def _base(self, z_symbols: Tensor) -> Fixed:
+        values = z_symbols.double() * 2.0**self.z_bits + self.z_medians
+        return self.codec.hyper_synthesis(Fixed.saturated(values, self.z_bits))
+
+    def _y_rows(self, scale: Fixed) -> Symbols:
+        return _flat(torch.bucketize(scale.values.contiguous(), self.thresholds))
+
+    def _z_rows(self, shape: Sequence[int]) -> Symbols:
+        batch, channels, height, width = shape
+        rows = np.arange(len(SCALE_TABLE), len(SCALE_TABLE) + channels, dtype=np.int32)
+        return np.broadcast_to(np.repeat(rows, height * width), (batch, channels * height * width))
+
+
+def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict[str, Spec], dict[str, Tensor]]:
+    """Integer form of a float `LatentCodec` whose CDF tables are up to date.
+
+    Args:
+        ranges: largest values seen by `fixed_point.observe` on calibration photos.
+        largest_z: largest magnitude of z seen there.
+
+    Returns:
+        Specs and tensors for `ExactEntropyModel`.
+    """
+    latent_bits = fraction_bits(max(ranges["to_latent"][1], ranges["add_lrp"][1]))
+    last = [f"adapter_out.{k}.branch1.4" for k in range(NUM_STEPS)]
+    scale_bits = fraction_bits(max(ranges[path][1] for path in last))
+    shared = {"to_latent": latent_bits, "add_lrp": latent_bits, **dict.fromkeys(last, scale_bits)}
+    specs, tensors = convert(codec, ENTROPY_PATH, ranges, kinds=KINDS, activations=ACTIVATIONS, out_bits=shared)
+
+    z_bits = fraction_bits(largest_z)
+    tensors["z.fraction_bits"] = torch.tensor(z_bits, dtype=torch.int16)
+    tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).to(torch.int16)
+    # A scale belongs to row i when exactly i entries of the table lie below it; the last row has no upper end.
+    tensors["scale_thresholds"] = torch.floor(torch.tensor(SCALE_TABLE[:-1]).double() * 2.0**scale_bits).to(torch.int32)
+    gaussian, bottleneck = codec.gaussian_conditional, codec.entropy_bottleneck
+    tables = _tables_of(gaussian).concat(_tables_of(bottleneck))
+    tensors.update({f"cdf.{name}": torch.from_numpy(array.copy()) for name, array in tables.to_arrays().items()})
+    return specs, tensors
+
+
+def _tables_of(model: Any) -> CdfTables:
+    return CdfTables.from_padded(model._quantized_cdf.numpy(), model._cdf_length.numpy(), model._offset.numpy())
+
+
+def _to_symbols(values: Tensor) -> Tensor:
+    return torch.round(values).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).to(torch.int32)
+
+
+def _flat(values: Tensor) -> Symbols:
+    return values.to(torch.int32).contiguous().flatten(1).cpu().numpy()

@@ -1,0 +1,28 @@
+"""The building blocks taken from diffusers and compressai, imported in one place.
+
+compressai and transformers (through peft) import torchvision. The torchvision wheel of PyPI is built for CUDA; beside a
+CPU-only torch its native library does not load, and its import then stops at the fake kernels of operators that
+were never defined. Declaring these operators is enough: nothing here calls them.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+_LIBRARY: torch.library.Library | None = None
+if torch.version.cuda is None:
+    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # kept: collecting it would undefine the operators
+    for _name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, _name):
+            _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+with warnings.catch_warnings():
+    # Deprecations inside these packages are theirs to mend.
+    warnings.simplefilter("ignore")
+    from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+    from compressai.layers import AttentionBlock
+    from diffusers import AutoencoderDC, SanaTransformer2DModel
+
+__all__ = ["AttentionBlock", "AutoencoderDC", "EntropyBottleneck", "GaussianConditional", "SanaTransformer2DModel"]

@@ -1,0 +1,59 @@
+"""The whole of DiT-IC as one module: the training pass, and the float halves that the codec runs around the entropy path.
+
+    x --DC-AE encoder--> lat --.                                    .--> mean, logvar, residual --.
+      --aux encoder----> aux --+--LatentCodec--> y_hat, scales --heads                            +--one step--> x0 --DC-AE decoder--> x_hat
+                                                                    '--> prompt --Condition-------'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.codecs.ditic.autoencoder import AuxEncoder, build_autoencoder
+from pipeline.codecs.ditic.condition import Condition
+from pipeline.codecs.ditic.config import DiTICConfig
+from pipeline.codecs.ditic.flow import TIMESTEP, build_transformer, one_step
+from pipeline.codecs.ditic.latent_codec import Coded, Heads, LatentCodec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Result of a training pass."""
+
+    x_hat: Tensor  # B x 3 x H x W, about [-1, 1], not clamped
+    coded: Coded
+
+
+class DiTIC(nn.Module):
+    """DiT-IC of any size; submodule names are those of the released checkpoints."""
+
+    timesteps: Tensor
+
+    def __init__(self, config: DiTICConfig) -> None:
+        super().__init__()
+        self.config = config
+        lat = config.autoencoder.latent_channels
+        self.vae = build_autoencoder(config.autoencoder)
+        self.DiT = build_transformer(config.transformer, latent_channels=lat, caption_channels=config.condition.channels)
+        self.codec = LatentCodec(config)
+        self.prompter = Condition(config.condition, config.latent.y_channels)
+        self.aux_codec = AuxEncoder(config.aux_encoder)
+        self.register_buffer("timesteps", torch.full((1,), TIMESTEP, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Output:
+        """Training pass over photos in [-1, 1], sides multiples of `config.multiple`."""
+        heads, coded = self.codec(*self.analyse(x))
+        return Output(x_hat=self.synthesise(heads), coded=coded)
+
+    def analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass."""
+        return self.vae.encode(x, return_dict=False)[0] * self.config.autoencoder.scaling_factor, self.aux_codec((x + 1) / 2)
+
+    def synthesise(self, heads: Heads) -> Tensor:
+        """Heads of the decoded latent -> x_hat, B x 3 x H x W, about [-1, 1] (rows 9 to 12)."""
+        condition = self.prompter(heads.prompt)
+        x0 = one_step(self.DiT, heads.mean, heads.logvar, heads.residual, condition, self.timesteps)
+        return self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]

@@ -1,0 +1,34 @@
+"""What training minimises: rate_weight * bits per pixel + mean squared error on the [-1, 1] scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.codecs.ditic.model import Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Scalars of one batch."""
+
+    total: Tensor
+    bpp: Tensor
+    mse: Tensor
+    """On the [-1, 1] scale."""
+
+    @property
+    def psnr(self) -> float:
+        """Decibels; the peak-to-peak range is 2, so its square is 4."""
+        return float(10 * torch.log10(4 / self.mse.detach()))
+
+
+def rate_distortion(x: Tensor, output: Output, *, rate_weight: float) -> Loss:
+    """Rate-distortion objective of a batch x, B x 3 x H x W in [-1, 1]."""
+    num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    bits = -(output.coded.y_likelihoods.log2().sum() + output.coded.z_likelihoods.log2().sum())
+    bpp = bits / num_pixels
+    mse = (output.x_hat - x).square().mean()
+    return Loss(total=rate_weight * bpp + mse, bpp=bpp, mse=mse)
