@@ -63,6 +63,8 @@ class PhotoHeader:
     orientation: int = 1
     """EXIF orientation of the source, 1 to 8."""
     metadata: PhotoMetadata = field(default_factory=PhotoMetadata)
+    unsupported: str | None = None
+    """Why no pixel codec may take it (16-bit, CMYK, animation, alpha, ...): it is kept as its bytes. None when one may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ class CodecInfo:
     """Fingerprint (16 hex digits) of the weights that decode its streams; None without weights."""
     multiple: int = 1
     """Height and width are padded to this multiple inside the codec: photos of one padded shape batch well."""
+    takes_files: bool = False
+    """Stores the file's own bytes; its streams are files, and pixels never pass through it."""
     generative: bool = False
     """Whether it invents detail; a restored file then says so."""
 

@@ -14,12 +14,12 @@ from pipeline.codecs.ditic.external import AttentionBlock, AutoencoderDC
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
-    """diffusers' `AutoencoderDC` of these sizes, as in SANA: subpixel-free resampling, RMS norm and SiLU in the decoder."""
+    """diffusers' `AutoencoderDC` of these sizes, with SANA's layout: RMS norm and SiLU in the decoder."""
     num_stages = len(config.block_channels)
     num_attention = num_stages - config.num_convolutional_stages
     block_types = ("ResBlock",) * config.num_convolutional_stages + ("EfficientViTBlock",) * num_attention
     multiscales = ((),) * config.num_convolutional_stages + ((5,),) * num_attention
-    return AutoencoderDC(
+    autoencoder = AutoencoderDC(
         in_channels=3,
         latent_channels=config.latent_channels,
         attention_head_dim=config.attention_head_dim,
@@ -31,12 +31,24 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
         decoder_layers_per_block=config.decoder_layers,
         encoder_qkv_multiscales=multiscales,
         decoder_qkv_multiscales=multiscales,
-        upsample_block_type="interpolate",
+        upsample_block_type="pixel_shuffle" if config.narrow else "interpolate",
         downsample_block_type="Conv",
         decoder_norm_types="rms_norm",
         decoder_act_fns="silu",
         scaling_factor=config.scaling_factor,
     )
+    if config.narrow:
+        _adapt_to_narrow(autoencoder)
+    return autoencoder
+
+
+def _adapt_to_narrow(autoencoder: AutoencoderDC) -> None:
+    autoencoder.decoder.norm_out = nn.Identity()
+    autoencoder.decoder.conv_act = nn.Identity()
+    # Every residual branch ends in an RMS norm: at weight 1 its noise would drown the shortcuts at first.
+    for name, parameter in autoencoder.named_parameters():
+        if name.endswith((".norm.weight", ".norm_out.weight")):
+            nn.init.constant_(parameter, 0.1)
 
 
 class AuxEncoder(nn.Module):

@@ -26,6 +26,9 @@ class AutoencoderConfig:
     """Stages made of ResBlocks; the deeper ones are EfficientViT blocks."""
     latent_channels: int = 32
     attention_head_dim: int = 32
+    narrow: bool = False
+    """For few channels, trained from nothing: upsampling by PixelShuffle, residual branches that start small, and no RMS norm
+    before the last convolution, which would discard the amplitude (18.5 dB instead of 22.5 after 240 steps)."""
     scaling_factor: float = 0.41407
     """The latent is multiplied by it, for unit variance."""
 
@@ -147,6 +150,7 @@ class DiTICConfig:
                 encoder_layers=(0, 1, 1, 1, 1),
                 decoder_layers=(0, 1, 2, 2, 1),
                 num_convolutional_stages=4,
+                narrow=True,
                 scaling_factor=1.0,
             ),
             aux_encoder=AuxEncoderConfig(width=24, out_channels=48),
@@ -177,6 +181,7 @@ class DiTICConfig:
                 encoder_layers=(0, 1, 1, 1, 1),
                 decoder_layers=(0, 1, 1, 1, 1),
                 num_convolutional_stages=4,
+                narrow=True,
                 latent_channels=16,
                 scaling_factor=1.0,
             ),

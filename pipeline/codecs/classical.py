@@ -1,0 +1,77 @@
+"""AVIF, WebP and JPEG XL through Pillow: a baseline, and what a photo falls back to. Streams are plain image files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.codecs.base import CodecInfo, Pixels
+from pipeline.errors import CorruptStreamError, SettingError, UnsupportedPhotoError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Format:
+    pillow_name: str
+    default_quality: int
+    options: dict[str, Any]
+    max_side: int = 1 << 16
+
+
+FORMATS = {
+    "avif": _Format(pillow_name="AVIF", default_quality=60, options={"speed": 6}),
+    "webp": _Format(pillow_name="WEBP", default_quality=75, options={"method": 4}, max_side=16383),
+    "jxl": _Format(pillow_name="JXL", default_quality=75, options={}),
+}
+
+
+class PillowCodec:
+    """One of `FORMATS` at a quality."""
+
+    def __init__(self, name: str, *, quality: int | None = None) -> None:
+        """Choose format and quality.
+
+        Args:
+            quality: 1 (small) to 100 (near lossless); None for the format's usual one.
+
+        Raises:
+            SettingError: the quality is out of range.
+        """
+        self._format = FORMATS[name]
+        self.quality = self._format.default_quality if quality is None else quality
+        if not 1 <= self.quality <= 100:
+            raise SettingError(f"quality {quality} of {name} must be between 1 and 100")
+        if name == "jxl":
+            import pillow_jxl  # noqa: F401 (registers itself with Pillow)
+        self.info = CodecInfo(name=name, model=None)
+
+    def encode(self, images: Sequence[Pixels]) -> list[bytes]:
+        """One file a photo; see `Codec.encode`.
+
+        Raises:
+            UnsupportedPhotoError: wider or higher than the format allows.
+        """
+        return [self._encode(image) for image in images]
+
+    def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
+        """See `Codec.decode`."""
+        return [self._decode(stream) for stream in streams]
+
+    def _encode(self, image: Pixels) -> bytes:
+        if max(image.shape[:2]) > self._format.max_side:
+            raise UnsupportedPhotoError(f"{self.info.name} holds at most {self._format.max_side} pixels a side")
+        buffer = io.BytesIO()
+        options = self._format.options
+        Image.fromarray(image).save(buffer, format=self._format.pillow_name, quality=self.quality, **options)
+        return buffer.getvalue()
+
+    def _decode(self, stream: bytes) -> Pixels:
+        try:
+            with Image.open(io.BytesIO(stream), formats=[self._format.pillow_name]) as image:
+                return np.asarray(image.convert("RGB"))
+        except Exception as error:
+            raise CorruptStreamError(f"the {self.info.name} stream cannot be decoded: {error}") from error

@@ -1,0 +1,111 @@
+"""What a file is, from its header alone: no pixel is decoded, so nothing is allocated that the header could inflate."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import UnreadablePhotoError
+from pipeline.pixels.metadata import read_metadata
+from pipeline.records import PhotoHeader
+
+pillow_heif.register_heif_opener()
+# Pillow's own guard would refuse or warn at sizes that we bound ourselves, below.
+Image.MAX_IMAGE_PIXELS = None
+
+_ORIENTATION = 0x0112
+_DNG_VERSION, _SUB_DIRECTORIES, _MAKE, _BITS_PER_SAMPLE = 50706, 330, 271, 258
+_MODES = ("RGB", "L", "YCbCr")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelLimits:
+    """Bounds of what is decoded."""
+
+    max_pixels: int = 200_000_000
+    """Width times height."""
+    max_bytes: int = 1 << 30
+    """Of the file."""
+
+
+DEFAULT_LIMITS = PixelLimits()
+
+
+def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
+    """Look at the header of an image file.
+
+    A sound image that no pixel codec may take has `unsupported` set to the reason.
+
+    Raises:
+        UnreadablePhotoError: the bytes are no image that can be opened.
+    """
+    with open_image(data) as image:
+        try:
+            orientation = int(image.getexif().get(_ORIENTATION, 1))
+            metadata = read_metadata(image)
+        except Exception as error:
+            raise UnreadablePhotoError(f"the image's metadata cannot be read: {error}") from error
+        orientation = orientation if 1 <= orientation <= 8 else 1
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        return PhotoHeader(
+            format=image.format or "unknown",
+            width=width,
+            height=height,
+            mode=image.mode,
+            orientation=orientation,
+            metadata=metadata,
+            unsupported=_unsupported(image, data, limits),
+        )
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open, header only.
+
+    Raises:
+        UnreadablePhotoError: empty, or no image format that is known here.
+    """
+    if not data:
+        raise UnreadablePhotoError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd but harmless metadata
+            return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise UnreadablePhotoError("the file is not an image of a known format") from error
+    except Exception as error:
+        raise UnreadablePhotoError(f"the image's header cannot be read: {error}") from error
+
+
+def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits) -> str | None:
+    megapixels = image.width * image.height / 1e6
+    if image.width * image.height > limits.max_pixels:
+        return f"{megapixels:.0f} megapixels, more than the limit of {limits.max_pixels / 1e6:.0f}"
+    if len(data) > limits.max_bytes:
+        return f"{len(data) / 1e6:.0f} MB, more than the limit of {limits.max_bytes / 1e6:.0f}"
+    if getattr(image, "n_frames", 1) > 1:
+        return f"animated or of several pages ({image.n_frames} frames)"
+    tags = getattr(image, "tag_v2", {})
+    if _DNG_VERSION in tags or (_SUB_DIRECTORIES in tags and _MAKE in tags):
+        return "a camera's raw file"
+    if _bits_per_sample(image, data, tags) > 8:
+        return "more than 8 bits a channel"
+    if image.mode == "CMYK":
+        return "CMYK colours"
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        return "transparency"
+    if image.mode not in _MODES:
+        return f"pixels of mode {image.mode}"
+    return None
+
+
+def _bits_per_sample(image: Image.Image, data: bytes, tags: object) -> int:
+    # Pillow reduces some 16-bit files to 8 bits without a word.
+    if image.format == "PNG":
+        return data[24] if len(data) > 24 else 8
+    if image.format == "TIFF":
+        return int(max(tags.get(_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+    return int(image.info.get("bit_depth", 16 if image.mode.startswith("I") else 8))

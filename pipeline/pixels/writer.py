@@ -1,0 +1,48 @@
+"""Pixels -> image file, with its metadata put back."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import UnsupportedPhotoError
+from pipeline.pixels.metadata import save_options
+from pipeline.records import PhotoMetadata
+
+# High quality throughout: the restored file should lose nothing that the codec kept.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+    "PNG": {},
+    "WEBP": {"quality": 95, "method": 4},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+    "AVIF": {"quality": 90, "subsampling": "4:4:4"},
+    "HEIF": {"quality": 90, "chroma": 444},
+    "BMP": {},
+    "JXL": {"quality": 95},
+}
+
+
+def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: PhotoMetadata) -> bytes:
+    """Encode H x W x 3 RGB pixels as a file.
+
+    Args:
+        format: Pillow's name of the container.
+        mode: the source's; `L` gives a grey file.
+
+    Raises:
+        UnsupportedPhotoError: nothing here writes this format.
+    """
+    if format not in _OPTIONS:
+        raise UnsupportedPhotoError(f"files of format {format} cannot be written; restore with --format PNG")
+    if format == "JXL":
+        import pillow_jxl  # noqa: F401 (registers itself)
+    image = Image.fromarray(pixels)
+    if mode == "L":
+        image = image.convert("L")
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **_OPTIONS[format], **save_options(format, metadata))
+    return buffer.getvalue()
