@@ -83,5 +83,7 @@ def _tiff_exif(image: Image.Image) -> bytes | None:
         if tag in source:
             exif[tag] = source[tag]
     for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        exif.get_ifd(ifd).update(source.get_ifd(ifd))
-    return exif.tobytes() if len(exif) or exif.get_ifd(ExifTags.IFD.Exif) else None
+        entries = source.get_ifd(ifd)
+        if entries:
+            exif.get_ifd(ifd).update(entries)
+    return exif.tobytes() if len(exif) else None

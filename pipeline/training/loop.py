@@ -23,7 +23,7 @@ from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC, Output
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.data import load_photos, sample_crops
-from pipeline.training.losses import rate_distortion
+from pipeline.training.losses import distortion, rate_distortion
 
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -45,6 +45,8 @@ class TrainConfig:
     """Pixels a side; a multiple of the model's padding multiple."""
     learning_rate: float = 6e-4
     warmup_steps: int = 200
+    autoencoder_steps: int = 0
+    """First steps, in which the autoencoder learns alone: a latent worth coding is there before it is coded."""
     cooldown_share: float = 0.3
     """Part of `num_steps`, at the end, over which the learning rate falls to zero."""
     rate_weight: float = 0.02
@@ -137,6 +139,12 @@ def forward(model: DiTIC, x: Tensor, *, bf16: bool) -> Output:
     return Output(x_hat=x_hat.float(), coded=coded)
 
 
+def reconstruct(model: DiTIC, x: Tensor, *, bf16: bool) -> Tensor:
+    """x through the autoencoder alone, nothing coded."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        return model.vae.decode(model.vae.encode(x, return_dict=False)[0], return_dict=False)[0].float()
+
+
 class _Run:
     """Model, optimizer and average, with the step they are at."""
 
@@ -158,7 +166,10 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         x = crops.to(self.config.device).float().div_(127.5).sub_(1).to(memory_format=torch.channels_last)
-        loss = rate_distortion(x, forward(self.model, x, bf16=self.config.bf16), rate_weight=self.config.rate_weight)
+        if self.step < self.config.autoencoder_steps:
+            loss = distortion(x, reconstruct(self.model, x, bf16=self.config.bf16))
+        else:
+            loss = rate_distortion(x, forward(self.model, x, bf16=self.config.bf16), rate_weight=self.config.rate_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)

@@ -1,0 +1,84 @@
+"""Parquet shards -> rows, every page held against its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.archive.commit import Archive
+from pipeline.errors import ArchiveDamagedError, StorageError
+from pipeline.records import EncodedPhoto, encoded_from_table
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """One row group of one shard: what a decode task reads at once."""
+
+    path: str
+    row_group: int
+    num_rows: int
+
+
+def list_fragments(archive: Archive, include: str | None = None) -> list[Fragment]:
+    """Row groups that may hold a key matching the pattern `include` (all of them without one), in order of their keys.
+
+    Raises:
+        ArchiveDamagedError: a shard is missing or its footer is damaged.
+    """
+    fragments = []
+    for shard in sorted(archive.shards(), key=lambda s: s.least_key):
+        with open_shard(archive.storage, shard.path) as file:
+            for i in range(file.num_row_groups):
+                group = file.metadata.row_group(i)
+                if include is None or _may_match(key_range(group), include):
+                    fragments.append(Fragment(path=shard.path, row_group=i, num_rows=group.num_rows))
+    return fragments
+
+
+def read_fragment(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows of one row group.
+
+    Raises:
+        ArchiveDamagedError: a page fails its checksum.
+    """
+    with open_shard(storage, fragment.path) as file:
+        return file.read_row_group(fragment.row_group, columns=columns)
+
+
+def read_rows(archive: Archive, include: str | None = None, columns: Sequence[str] | None = None) -> Iterator[EncodedPhoto]:
+    """Rows whose key matches the pattern `include`, sorted within a shard; columns left out come back as None."""
+    wanted = None if columns is None else list(dict.fromkeys(("key", "outcome", *columns)))
+    for fragment in list_fragments(archive, include):
+        for row in encoded_from_table(read_fragment(archive.storage, fragment, wanted)):
+            if include is None or fnmatchcase(row.key, include):
+                yield row
+
+
+@contextmanager
+def open_shard(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
+    """A shard, with errors in its bytes as `ArchiveDamagedError`."""
+    try:
+        with storage.open(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+            yield file
+    except StorageError as error:
+        raise ArchiveDamagedError(f"shard {path} cannot be read: {error}") from error
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveDamagedError(f"shard {path} is damaged: {error}; bring it back from a copy") from error
+
+
+def key_range(group: pq.RowGroupMetaData) -> tuple[str, str]:
+    """Least and greatest key of a row group."""
+    statistics = group.column(0).statistics
+    return statistics.min, statistics.max
+
+
+def _may_match(keys: tuple[str, str], pattern: str) -> bool:
+    # What stands before the first wildcard bounds the keys that can match.
+    prefix = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+    return keys[0][: len(prefix)] <= prefix <= keys[1][: len(prefix)]

@@ -1,0 +1,210 @@
+"""The one place that opens URLs: local paths, s3:// through pyarrow, anything else through fsspec.
+
+pyarrow's S3 client and delta-rs get the credentials that boto3's chain finds (environment, profile, role), so that all
+three speak as the same user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from pipeline.errors import StorageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """One file under a root."""
+
+    path: str
+    """Relative to the root."""
+    uri: str
+    size_bytes: int
+    modified_at: datetime | None
+
+
+class Storage:
+    """A root URL and what lies under it. Cheap to make and to send to another process: it opens on first use."""
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        """Name a root: a local path, `s3://bucket/prefix`, or a URL of a scheme that fsspec knows."""
+        text = os.fspath(url)
+        scheme = urlsplit(text).scheme if "://" in text else ""
+        if scheme in ("", "file"):
+            text = os.path.abspath(text.removeprefix("file://"))
+            scheme = ""
+        self.scheme = scheme
+        self.url = text.rstrip("/") or "/"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (self.url,)
+
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return self.scheme == ""
+
+    def uri(self, path: str) -> str:
+        """Full URL of a relative path."""
+        return f"{self.url}/{path}" if path else self.url
+
+    def list(self) -> Iterator[StoredFile]:
+        """Every file under the root, recursively, in the order of the store.
+
+        Raises:
+            StorageError: the root does not exist or cannot be listed.
+        """
+        with self._failing("cannot be listed"):
+            for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
+                if info.type == fs.FileType.File:
+                    path = info.path[len(self.root) :].lstrip("/")
+                    modified = info.mtime.replace(tzinfo=info.mtime.tzinfo or UTC) if info.mtime else None
+                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=info.size, modified_at=modified)
+
+    def exists(self, path: str = "") -> bool:
+        """Whether there is a file or a folder."""
+        with self._failing("cannot be looked at"):
+            return bool(self.filesystem.get_file_info(self._full(path)).type != fs.FileType.NotFound)
+
+    def read(self, path: str = "") -> bytes:
+        """A whole file.
+
+        Raises:
+            StorageError: it is not there or cannot be read.
+        """
+        with self._failing("cannot be read", path), self.filesystem.open_input_stream(self._full(path)) as stream:
+            return bytes(stream.read())
+
+    def open(self, path: str) -> Any:
+        """A file for random access, as pyarrow's `NativeFile`; each read is one ranged request on an object store."""
+        with self._failing("cannot be read", path):
+            return self.filesystem.open_input_file(self._full(path))
+
+    def write(self, path: str, data: bytes, *, modified_at: datetime | None = None) -> None:
+        """Write a whole file, so that a reader sees all of it or nothing; folders are made.
+
+        Args:
+            path: relative; one that would leave the root is refused.
+            modified_at: becomes the file's time, where the store keeps one that can be set.
+
+        Raises:
+            StorageError: it cannot be written, or the path is unsafe.
+        """
+        full = self._full(check_relative(path))
+        with self._failing("cannot be written", path):
+            if self.is_local:
+                _write_local(Path(full), data, modified_at)
+                return
+            if self.scheme != "s3":
+                self.filesystem.create_dir(os.path.dirname(full), recursive=True)
+            with self.filesystem.open_output_stream(full) as stream:
+                stream.write(data)
+
+    @cached_property
+    def filesystem(self) -> fs.FileSystem:
+        """pyarrow's file system for this URL."""
+        if self.is_local:
+            return fs.LocalFileSystem()
+        if self.scheme == "s3":
+            return _s3(_s3_options())
+        import fsspec
+
+        with self._failing("cannot be opened"):
+            return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(self.scheme)))
+
+    @property
+    def root(self) -> str:
+        """Path of the root within `filesystem`."""
+        return self.url if self.is_local else self.url.split("://", 1)[1]
+
+    def delta_options(self) -> dict[str, str]:
+        """Storage options of delta-rs for this URL; conditional puts make its commits atomic on S3."""
+        if self.scheme != "s3":
+            return {}
+        options = dict(_s3_options())
+        names = {
+            "access_key": "AWS_ACCESS_KEY_ID",
+            "secret_key": "AWS_SECRET_ACCESS_KEY",
+            "session_token": "AWS_SESSION_TOKEN",
+            "region": "AWS_REGION",
+            "endpoint_override": "AWS_ENDPOINT_URL",
+        }
+        delta = {names[key]: value for key, value in options.items()}
+        if delta.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            delta["AWS_ALLOW_HTTP"] = "true"
+        return delta | {"conditional_put": "etag"}
+
+    def _full(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    @contextlib.contextmanager
+    def _failing(self, what: str, path: str = "") -> Iterator[None]:
+        try:
+            yield
+        except StorageError:
+            raise
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.uri(path)} does not exist") from error
+        except Exception as error:
+            raise StorageError(f"{self.uri(path)} {what}: {error}") from error
+
+
+def check_relative(path: str) -> str:
+    """`path` itself, if it stays below whatever root it is joined to.
+
+    Raises:
+        StorageError: absolute, with `..`, or with a NUL.
+    """
+    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise StorageError(f"{path!r} is no safe path below a folder")
+    return path
+
+
+def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        if modified_at is not None:
+            os.utime(part, (modified_at.timestamp(),) * 2)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _s3_options() -> tuple[tuple[str, str], ...]:
+    import boto3
+
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    frozen = credentials.get_frozen_credentials() if credentials else None
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options = {
+        "access_key": frozen.access_key if frozen else None,
+        "secret_key": frozen.secret_key if frozen else None,
+        "session_token": frozen.token if frozen else None,
+        "region": session.region_name,
+        "endpoint_override": endpoint,
+    }
+    return tuple((name, value) for name, value in options.items() if value)
+
+
+@lru_cache(maxsize=8)
+def _s3(options: tuple[tuple[str, str], ...]) -> fs.S3FileSystem:
+    return fs.S3FileSystem(**dict(options))
+
+
