@@ -1,0 +1,57 @@
+"""The README names only what exists: make targets, commands with their options, files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted({line.partition("#")[0].strip() for line in README.splitlines() if line.startswith("photoark ")})
+TARGETS = sorted(set(re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"^make .*|`[^`]*`", README, re.MULTILINE)))))
+PATHS = sorted(set(re.findall(r"`((?:\w[\w.-]*/)*\w[\w.-]*\.(?:md|toml|py|lock)|LICENSE|tests/\w+)`", README)))
+
+
+def test_readme_names_what_these_tests_look_for() -> None:
+    assert {"demo", "test"} <= set(TARGETS)
+    assert {"pyproject.toml", "LICENSE", "tests/photos"} <= set(PATHS)
+    assert {command.split()[1] for command in COMMANDS} >= {"encode", "decode", "restore", "verify", "ls", "stat"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_target_exists(target: str) -> None:
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_path_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_and_its_options_exist(command: str) -> None:
+    name, *arguments = shlex.split(command)[1:]
+    result = subprocess.run(
+        [Path(sys.executable).with_name("photoark"), name, "--help"],
+        capture_output=True,
+        text=True,
+        env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for option in (argument for argument in arguments if re.match(r"--?\w", argument)):
+        assert re.search(rf"(?<!\S){re.escape(option)}\b", result.stdout), f"{name} has no {option}"
+
+
+def test_python_example_runs() -> None:
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_exit_codes_are_all_told() -> None:
+    assert re.findall(r"^\| (\d+) \|", README, re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
