@@ -6,14 +6,13 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UnreadablePhotoError
 from pipeline.pixels.metadata import read_metadata
+from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.records import PhotoHeader
 
-pillow_heif.register_heif_opener()
 # Pillow's own guard would refuse or warn at sizes that we bound ourselves, below.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -97,6 +96,8 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits) -> str | 
         return "CMYK colours"
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         return "transparency"
+    if image.format not in WRITABLE_FORMATS:
+        return f"a {image.format} file, which could not be written back"
     if image.mode not in _MODES:
         return f"pixels of mode {image.mode}"
     return None

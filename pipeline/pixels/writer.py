@@ -6,12 +6,16 @@ import io
 from typing import Any
 
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 (registers itself with Pillow)
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels.metadata import save_options
 from pipeline.records import PhotoMetadata
+
+pillow_heif.register_heif_opener()
 
 # High quality throughout: the restored file should lose nothing that the codec kept.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -24,6 +28,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "BMP": {},
     "JXL": {"quality": 95},
 }
+WRITABLE_FORMATS = frozenset(_OPTIONS)
+"""Pillow's names of the containers that `write_photo` can make."""
 
 
 def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: PhotoMetadata) -> bytes:
@@ -38,8 +44,6 @@ def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: 
     """
     if format not in _OPTIONS:
         raise UnsupportedPhotoError(f"files of format {format} cannot be written; restore with --format PNG")
-    if format == "JXL":
-        import pillow_jxl  # noqa: F401 (registers itself)
     image = Image.fromarray(pixels)
     if mode == "L":
         image = image.convert("L")

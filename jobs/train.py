@@ -1,0 +1,64 @@
+"""`photoark train`: make a DiT-IC from photos, going on from the checkpoint in the output folder if there is one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import SettingError
+
+
+def train(
+    sources: Annotated[list[Path], typer.Argument(help="Image tars, folders of photos, or single photos.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the log; a run there is resumed.")],
+    steps: Annotated[int, typer.Option(help="Steps in all, those already made counted in.")] = 10_000,
+    size: Annotated[str, typer.Option(help="small, the shipped model; tiny, for a trial.")] = "small",
+    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    crop_size: Annotated[int, typer.Option(help="Pixels a side of a crop.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-4,
+    rate_weight: Annotated[float, typer.Option(help="Weight of bits per pixel against the squared error.")] = 0.02,
+    autoencoder_steps: Annotated[int, typer.Option(help="First steps, which train the autoencoder alone.")] = 700,
+    cooldown: Annotated[float, typer.Option(help="Last part of the steps, over which the learning rate falls.")] = 0.3,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
+    log_every: Annotated[int, typer.Option(help="Steps between two lines of the log.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Train a DiT-IC; resumes by itself."""
+    from pipeline.codecs.ditic.config import DiTICConfig
+    from pipeline.codecs.ditic.device import choose_device
+    from pipeline.training.loop import TrainConfig
+    from pipeline.training.loop import train as run
+
+    sizes = {"small": DiTICConfig.small, "tiny": DiTICConfig.tiny}
+    if size not in sizes:
+        raise SettingError(f"--size {size}: choose one of {', '.join(sizes)}")
+    if not as_json:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    def show(line: dict[str, Any]) -> None:
+        text = json.dumps(line) if as_json else "  ".join(f"{name} {value:.5g}" for name, value in line.items())
+        typer.echo(text)
+
+    config = TrainConfig(
+        sources=tuple(sources),
+        out=out,
+        num_steps=steps,
+        batch_size=batch_size,
+        crop_size=crop_size,
+        learning_rate=learning_rate,
+        rate_weight=rate_weight,
+        autoencoder_steps=autoencoder_steps,
+        cooldown_share=cooldown,
+        device=choose_device(device),
+        save_every=save_every,
+        log_every=log_every,
+        seed=seed,
+    )
+    path = run(config, sizes[size](), show)
+    typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")

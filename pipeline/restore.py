@@ -1,0 +1,92 @@
+"""One photo back, without Ray: look it up, decode it, make a file of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.lookup import find
+from pipeline.codecs.base import Codec, Pixels
+from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
+from pipeline.errors import ArchiveDamagedError, PhotoError, StreamError
+from pipeline.pixels.writer import write_photo
+from pipeline.records import EncodedPhoto, Outcome, PhotoMetadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoredPhoto:
+    """A file as it goes out."""
+
+    key: str
+    data: bytes
+    """In the source's format unless another was asked for; the source's own bytes where those were kept."""
+    modified_at: datetime | None
+    row: EncodedPhoto
+
+
+def restore(
+    archive: Archive | str, key: str, *, format: str | None = None, options: CodecOptions = DEFAULT_OPTIONS
+) -> RestoredPhoto:
+    """Restore one photo of an archive.
+
+    Args:
+        archive: the archive, or its URL.
+        key: as `photoark ls` prints it.
+        format: Pillow's name of another container, such as PNG for no further loss.
+
+    Raises:
+        KeyNotFoundError: there is no such photo.
+        PhotoError: it failed when it was encoded, or its format cannot be written.
+        StreamError: its bitstream is damaged, or its codec is not installed.
+        ArchiveDamagedError: its shard is.
+    """
+    row = find(Archive.open(archive) if isinstance(archive, str) else archive, key)
+    data = file_of(row, decode_row(row, options), format=format)
+    return RestoredPhoto(key=key, data=data, modified_at=row.modified_at, row=row)
+
+
+def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pixels | None:
+    """Pixels of an encoded row; None where the source's own bytes are stored.
+
+    Raises:
+        PhotoError: the row is a failure, with its reason.
+        StreamError: the bitstream is damaged, or its codec is not installed.
+    """
+    if row.outcome is Outcome.FAILED:
+        raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+    if row.outcome is Outcome.KEPT:
+        return None
+    if row.image is None or row.codec is None:
+        raise ArchiveDamagedError("the row holds no bitstream", key=row.key)
+    try:
+        return decoder(row.codec, row.model, options).decode([row.image])[0]
+    except StreamError as error:
+        raise type(error)(error.message, key=row.key) from error
+
+
+def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = None) -> bytes:
+    """File of a row, given what `decode_row` made of it.
+
+    Raises:
+        PhotoError: the format cannot be written.
+    """
+    if pixels is None:
+        assert row.image is not None
+        return row.image
+    metadata = PhotoMetadata(exif=row.exif, icc=row.icc, xmp=row.xmp)
+    try:
+        return write_photo(pixels, format=format or row.format or "PNG", mode=row.mode or "RGB", metadata=metadata)
+    except PhotoError as error:
+        raise type(error)(error.message, key=row.key) from error
+
+
+@lru_cache(maxsize=4)
+def decoder(codec: str, model: str | None, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
+    """A decoder, made once a process.
+
+    Raises:
+        UnknownModelError: the codec or its weights are not installed.
+    """
+    return decoder_for(codec, model, options)

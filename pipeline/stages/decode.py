@@ -1,0 +1,126 @@
+"""Decode an archive into image files.
+
+    row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written -> driver counts
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import pyarrow as pa
+import ray.data
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
+from pipeline.codecs.registry import CodecOptions
+from pipeline.errors import ArchiveDamagedError
+from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
+from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
+from pipeline.stages.job import Clock, JobSummary, OnProgress, Progress, actor_options, prepare
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeJob:
+    """What to restore, and where to."""
+
+    archive: str
+    destination: str
+    include: str | None = None
+    """Pattern of keys, with * ? [ ]; None for all."""
+    format: str | None = None
+    """Container of every restored file (Pillow's name); None for the source's own."""
+    options: CodecOptions = CodecOptions()
+    batch_photos: int = 32
+
+
+def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
+    """Restore photos of `job.archive` as files below `job.destination`.
+
+    Raises:
+        ArchiveNotFoundError: there is no archive.
+        ArchiveDamagedError: the footer of a shard is damaged.
+        SettingError: a setting is wrong.
+    """
+    clock, summary = Clock(), JobSummary()
+    archive = Archive.open(job.archive)
+    fragments = list_fragments(archive, job.include)
+    if not fragments:
+        return summary
+    total = sum(fragment.num_rows for fragment in fragments)
+    plan = prepare(job.options.device)
+    settings = DecodeSettings(
+        destination=Storage(job.destination).url,
+        options=CodecOptions(device=plan.device, weights=job.options.weights),
+        format=job.format,
+        num_write_threads=plan.threads_per_actor,
+    )
+    items = [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows} for f in fragments]
+    results = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            read_rows,
+            fn_kwargs={"archive_url": archive.storage.url, "include": job.include},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=plan.cpus_per_read,
+        )
+        .map_batches(
+            DecodeWorker,
+            fn_constructor_kwargs={"settings": settings},
+            **(actor_options(plan) | {"batch_size": job.batch_photos}),
+        )
+    )
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            summary.num_photos += 1
+            if row["reason"] is not None:
+                summary.fail(row["key"], row["reason"])
+                continue
+            summary.num_restored += 1
+            summary.bytes_out += row["num_bytes"]
+            summary.num_pixels += row["num_pixels"]
+        on_progress(
+            Progress(
+                num_done=summary.num_photos,
+                num_total=total,
+                num_failed=summary.num_failed,
+                bytes_done=summary.bytes_out,
+                elapsed_s=clock.elapsed_s,
+            )
+        )
+    summary.elapsed_s = clock.elapsed_s
+    return summary
+
+
+def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None) -> pa.Table:
+    """Rows of row groups; a row group that is damaged becomes rows that say so, one a photo where the keys survive."""
+    storage = Storage(archive_url)
+    tables = []
+    for item in fragments.to_pylist():
+        fragment = Fragment(**item)
+        try:
+            table = read_fragment(storage, fragment)
+        except ArchiveDamagedError as error:
+            table = _damaged(storage, fragment, error)
+        if include is not None:
+            table = table.filter(pa.array([fnmatchcase(key, include) for key in table["key"].to_pylist()]))
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
+def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -> pa.Table:
+    try:
+        keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
+    except ArchiveDamagedError:
+        keys = [f"{fragment.path}, row group {fragment.row_group}"]
+    return encoded_to_table(
+        EncodedPhoto(
+            key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=error.message,
+            source_uri="", source_bytes=0,
+        )
+        for key in keys
+    )  # fmt: skip
+
+

@@ -1,0 +1,97 @@
+"""What every Ray Data job here shares: quiet settings, how far it is, and what it came to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import ray
+import ray.data
+
+from pipeline.stages.resources import PoolPlan, plan_pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is."""
+
+    num_done: int
+    num_total: int
+    num_failed: int
+    bytes_done: int
+    """Of source files when encoding, of restored files when decoding."""
+    elapsed_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class JobSummary:
+    """What a job came to."""
+
+    num_photos: int = 0
+    """In the source (or in the archive, when decoding)."""
+    num_skipped: int = 0
+    """Already there."""
+    num_encoded: int = 0
+    num_kept: int = 0
+    num_restored: int = 0
+    num_failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    num_pixels: int = 0
+    elapsed_s: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """(key, reason) of the first hundred; the archive's rows hold them all."""
+
+    def fail(self, key: str, reason: str) -> None:
+        """Count a failure."""
+        self.num_failed += 1
+        if len(self.failures) < 100:
+            self.failures.append((key, reason))
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._start
+
+
+def prepare(device: str) -> PoolPlan:
+    """Connect to Ray if nobody did, quieten Ray Data, and size the pool by what the cluster has.
+
+    Raises:
+        SettingError: the device is not there.
+    """
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return plan_pool(ray.cluster_resources(), num_nodes=len(nodes), device=device)
+
+
+def actor_options(plan: PoolPlan) -> dict[str, object]:
+    """Keyword arguments of `map_batches` for the actor pool."""
+    threads = {name: str(plan.threads_per_actor) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=plan.min_actors, max_size=plan.max_actors, initial_size=plan.max_actors
+        ),
+        "num_gpus": plan.gpus_per_actor,
+        "num_cpus": plan.cpus_per_actor,
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        # The second call prepares its photos while the first has the codec.
+        "max_concurrency": 2,
+        # Without it Ray limits the codec to as many threads as the actor has CPUs.
+        "runtime_env": {"env_vars": threads},
+    }

@@ -1,0 +1,137 @@
+"""One stream, one picture: the same integers whatever the threads, the kernels, the batch or the memory layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.codecs.ditic import checkpoint
+from pipeline.codecs.ditic.codec import DiTICCodec
+from pipeline.entropy.container import unpack
+from pipeline.errors import CheckpointError, CorruptStreamError, StreamError, UnknownModelError
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def digest(latents: list[torch.Tensor]) -> list[str]:
+    return [hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in latents]
+
+
+@pytest.fixture(scope="module", params=["tiny", "small"])
+def codec(request: pytest.FixtureRequest) -> DiTICCodec:
+    return request.getfixturevalue("tiny") if request.param == "tiny" else DiTICCodec.load()
+
+
+def test_latents_do_not_depend_on_threads_kernels_batch_or_layout(
+    codec: DiTICCodec, photos: list[NDArray[np.uint8]]
+) -> None:
+    eight = [np.roll(photos[0], 7 * i, axis=1) for i in range(8)]
+    with num_threads(2):
+        streams = codec.encode(eight)
+        expected = digest(codec.latents(streams))
+    assert len(set(expected)) == 8
+    with num_threads(1):
+        assert digest(codec.latents(streams)) == expected
+        assert [digest(codec.latents([s]))[0] for s in streams] == expected
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert digest(codec.latents(streams)) == expected
+    flat = torch.nn.Module.to(codec.model, memory_format=torch.contiguous_format)
+    assert flat is codec.model
+    try:
+        assert digest(codec.latents(streams)) == expected
+    finally:
+        codec.model.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+def test_latents_are_the_same_on_cuda(tiny_weights: Path, tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
+    streams = tiny.encode(photos)
+    on_cuda = DiTICCodec.load(tiny_weights, device="cuda")
+    assert digest([t.cpu() for t in on_cuda.latents(streams)]) == digest(tiny.latents(streams))
+
+
+def test_a_stream_made_elsewhere_still_decodes_to_the_same_integers() -> None:
+    """Golden: the stream was made when the weights were frozen; any machine must read these very latents from it."""
+    codec = DiTICCodec.load()
+    stream = (GOLDEN / "ditic_small.stream").read_bytes()
+    assert digest(codec.latents([stream])) == (GOLDEN / "ditic_small.sha256").read_text().split()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (127, 129), (128, 128)])
+def test_any_size_comes_back_exactly(tiny: DiTICCodec, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    (decoded,) = tiny.decode(tiny.encode([image]))
+    assert decoded.shape == image.shape
+    assert decoded.dtype == np.uint8
+
+
+def test_a_batch_of_mixed_sizes_gives_what_each_photo_gives_alone(
+    tiny: DiTICCodec, photos: list[NDArray[np.uint8]]
+) -> None:
+    streams = tiny.encode(photos)
+    together = tiny.latents(streams)
+    assert all(torch.equal(tiny.latents([s])[0], t) for s, t in zip(streams, together, strict=True))
+
+
+def test_the_container_costs_at_most_24_bytes(tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
+    for stream in tiny.encode(photos):
+        _, payload = unpack(stream)
+        assert len(stream) - len(payload) <= 24
+
+
+def test_damage_is_an_error_and_never_a_wrong_picture(tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
+    (stream,) = tiny.encode(photos[:1])
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(stream)
+        damaged[rng.integers(len(damaged))] ^= 1 << int(rng.integers(8))
+        with pytest.raises(StreamError):
+            tiny.latents([bytes(damaged)])
+    for length in (0, 1, 10, 23, len(stream) // 2, len(stream) - 1):
+        with pytest.raises(StreamError):
+            tiny.latents([stream[:length]])
+
+
+def test_an_absurd_size_is_refused_before_anything_is_allocated(tiny: DiTICCodec) -> None:
+    from dataclasses import replace
+
+    from pipeline.entropy.container import pack
+
+    (stream,) = tiny.encode([np.zeros((8, 8, 3), np.uint8)])
+    header, payload = unpack(stream)
+    with pytest.raises(CorruptStreamError, match="cannot come from"):
+        tiny.decode([pack(replace(header, width=2**23, height=2**23), bytes(payload))])
+
+
+def test_other_weights_refuse_the_stream(tiny: DiTICCodec) -> None:
+    stream = DiTICCodec.load().encode([np.zeros((8, 8, 3), np.uint8)])
+    with pytest.raises(UnknownModelError, match="weights"):
+        tiny.decode(stream)
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_weights: Path, tmp_path: Path) -> None:
+    data = bytearray(tiny_weights.read_bytes())
+    data[-100] ^= 1
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(data)
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        checkpoint.load(damaged)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(tmp_path / "none.safetensors")
