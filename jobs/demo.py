@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
 
+    from pipeline.codecs.registry import CodecOptions
     from pipeline.quality.metrics import Quality
     from pipeline.records import EncodedPhoto
 
@@ -34,7 +35,7 @@ class Comparison:
 
     row: EncodedPhoto
     quality: Quality | None
-    """Measured on the restored file; None when the photo failed."""
+    """Measured on the restored file; None where there is none."""
     strip: Image.Image | None
     """Its strip of the contact sheet."""
 
@@ -52,14 +53,15 @@ def demo(
     from pipeline.quality.contact_sheet import contact_sheet
 
     console = Console()
-    info = get_codec(codec, CodecOptions(quality=quality)).info
+    options = CodecOptions(quality=quality)
+    info = get_codec(codec, options).info
     title = " ".join(word for word in (codec, info.model) if word)
     if info.generative:
         title += ": a generative codec, part of the detail is made up"
     console.print(title, soft_wrap=True)
     source, archive, restored = _fresh_folders(photos, out)
     start_s = time.perf_counter()
-    _round_trip(source, archive, restored, codec=codec, quality=quality)
+    _round_trip(source, archive, restored, codec=codec, options=options)
     duration_s = time.perf_counter() - start_s
     comparisons = _compare(source, archive, restored)
     console.print(f"Encoded, verified and restored in {duration_s:.0f} s; measured on the restored files")
@@ -84,13 +86,13 @@ def _fresh_folders(photos: Path, out: Path) -> tuple[Path, Path, Path]:
     return folders
 
 
-def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, quality: int | None) -> None:
+def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, options: CodecOptions) -> None:
     from pipeline.archive.commit import Archive
     from pipeline.archive.verify import verify
     from pipeline.stages.decode import DecodeJob, decode
     from pipeline.stages.encode import EncodeJob, encode
 
-    encode(EncodeJob(source=str(source), archive=str(archive), codec=codec, quality=quality))
+    encode(EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options))
     decode(DecodeJob(archive=str(archive), destination=str(restored)))
     damages = verify(Archive.open(str(archive))).damages
     if damages:
@@ -110,7 +112,7 @@ def _comparison(row: EncodedPhoto, original: Path, restored: Path) -> Comparison
     from pipeline.quality.contact_sheet import strip
     from pipeline.quality.metrics import measure
 
-    if row.image is None:
+    if row.image is None or not restored.exists():
         return Comparison(row=row, quality=None, strip=None)
     before, after = read_pixels(original.read_bytes()), read_pixels(restored.read_bytes())
     quality = measure(before, after)

@@ -1,0 +1,53 @@
+"""`photoark demo`, through the command line as `make demo` runs it, with a codec that needs no weights."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PHOTOS = Path(__file__).parents[1] / "photos"
+
+
+def photoark(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("photoark")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_demo_shows_every_photo_and_a_contact_sheet(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("market.jpg", "sunset.png", "LICENSES.md"):
+        shutil.copy2(PHOTOS / name, photos)
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+
+    result = photoark("demo", "--photos", photos, "--out", out, "--codec", "avif", "--quality", 60)
+
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
+    assert {"market.jpg", "sunset.png"} <= set(rows)
+    assert "LICENSES.md" not in rows
+    for name, size in (("market.jpg", "515x900"), ("sunset.png", "500x333")):
+        _, pixels, bytes_before, bytes_after, bpp, psnr, ms_ssim = rows[name]
+        assert pixels == size
+        assert int(bytes_before.replace(",", "")) == len(before[name])
+        assert 0 < int(bytes_after.replace(",", "")) < len(before[name])
+        assert 0.05 < float(bpp) < 4
+        assert 28 < float(psnr) < 60
+        assert 0.9 < float(ms_ssim) <= 1
+    sheet = out / "contact_sheet.jpg"
+    assert str(sheet) in result.stdout
+    with Image.open(sheet) as image:
+        assert image.height > 2 * 300
+        assert np.asarray(image).std() > 20
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_demo_without_photos_says_what_to_do(tmp_path: Path) -> None:
+    result = photoark("demo", "--photos", tmp_path, "--out", tmp_path / "out", "--codec", "avif")
+    assert result.returncode == 2
+    assert "--photos" in result.stderr
