@@ -1,0 +1,21 @@
+"""The public door: `pipeline.encode`, `pipeline.decode`, `pipeline.restore`. Nothing heavy loads before one is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["decode", "encode", "restore"]
+
+_DOORS = {
+    "encode": ("pipeline.stages.encode", "encode"),
+    "decode": ("pipeline.stages.decode", "decode"),
+    "restore": ("pipeline.restore", "restore"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    module, attribute = _DOORS[name]
+    return getattr(import_module(module), attribute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ def prepare(device: str) -> PoolPlan:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return plan_pool(ray.cluster_resources(), num_nodes=len(nodes), device=device)
 
@@ -84,14 +86,17 @@ def actor_options(plan: PoolPlan) -> dict[str, object]:
     threads = {name: str(plan.threads_per_actor) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {
         "compute": ray.data.ActorPoolStrategy(
-            min_size=plan.min_actors, max_size=plan.max_actors, initial_size=plan.max_actors
+            min_size=plan.min_actors,
+            max_size=plan.max_actors,
+            initial_size=plan.max_actors,
+            # The second call prepares its photos while the first has the codec.
+            max_concurrent_calls_per_actor=2,
+            enable_true_multi_threading=True,
         ),
         "num_gpus": plan.gpus_per_actor,
         "num_cpus": plan.cpus_per_actor,
         "batch_size": None,
         "batch_format": "pyarrow",
-        # The second call prepares its photos while the first has the codec.
-        "max_concurrency": 2,
         # Without it Ray limits the codec to as many threads as the actor has CPUs.
         "runtime_env": {"env_vars": threads},
     }

@@ -1,0 +1,112 @@
+"""`photoark bench`: how fast the codec is alone, how fast inside the pipeline, and how long the help takes, in one run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.options import Device
+
+if TYPE_CHECKING:
+    from pipeline.codecs.registry import CodecOptions
+    from pipeline.stages.job import Progress
+
+SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
+
+
+def bench(
+    photos: Annotated[Path, typer.Option(help="Folder of photos.")] = SAMPLE_PHOTOS,
+    codec: Annotated[str, typer.Option(help="Codec to measure.")] = "ditic-small",
+    quality: Annotated[int | None, typer.Option(help="Of a classical codec.")] = None,
+    repeat: Annotated[int, typer.Option(help="Copies of each photo, under keys of their own.")] = 4,
+    device: Device = None,
+) -> None:
+    """Measure images/s and MP/s of the codec alone and of the pipeline end to end; the last line is a JSON object."""
+    from jobs.settings import load_settings
+
+    options = load_settings(quality=quality, device=device).codec_options()
+    with tempfile.TemporaryDirectory() as folder:
+        source = _copies(photos, Path(folder) / "photos", repeat)
+        # Each in a process state of its own making: first the codec, then Ray, never both at once.
+        alone = _codec_alone(source, codec, options)
+        piped = _pipeline(source, Path(folder) / "archive", codec, options)
+    help_s = min(_help_s() for _ in range(5))
+    ratio = piped["running_mp_per_s"] / alone["mp_per_s"]
+    typer.echo(f"codec alone      {alone['images_per_s']:8.2f} images/s  {alone['mp_per_s']:7.2f} MP/s  ({alone['num_images']} images)")
+    typer.echo(f"pipeline running {piped['running_images_per_s']:8.2f} images/s  {piped['running_mp_per_s']:7.2f} MP/s  ({ratio:.0%} of the codec alone)")
+    typer.echo(f"pipeline, start to end: {piped['total_s']:.1f} s, of which {piped['first_row_s']:.1f} s to the first rows")
+    typer.echo(f"photoark --help  {help_s:.3f} s")
+    typer.echo(json.dumps({"codec": codec, "alone": alone, "pipeline": piped, "ratio": round(ratio, 4), "help_s": round(help_s, 4)}))
+
+
+def _copies(photos: Path, target: Path, repeat: int) -> Path:
+    target.mkdir()
+    for i in range(repeat):
+        for path in sorted(p for p in photos.iterdir() if p.is_file() and p.suffix != ".md"):
+            shutil.copy2(path, target / f"{i:03d}-{path.name}")
+    return target
+
+
+def _codec_alone(source: Path, codec_name: str, options: CodecOptions) -> dict[str, Any]:
+    """Pixels in memory to bitstreams, in the batches that the pipeline makes."""
+    from pipeline.codecs.registry import get_codec
+    from pipeline.pixels.bucket import batches
+    from pipeline.pixels.reader import read_pixels
+    from pipeline.stages.encode import EncodeJob
+    from pipeline.stages.encode_worker import EncodeSettings
+
+    codec = get_codec(codec_name, options)
+    images = [read_pixels(path.read_bytes()) for path in sorted(source.iterdir())]
+    codec.encode(images[:1])  # warm: kernels are compiled and memory is claimed
+    block = EncodeJob.__dataclass_fields__["block_photos"].default
+    start_s = time.perf_counter()
+    for first in range(0, len(images), block):
+        part = images[first : first + block]
+        shapes = [image.shape[:2] for image in part]
+        limit = EncodeSettings.__dataclass_fields__["max_batch_pixels"].default
+        for group in batches(shapes, multiple=codec.info.multiple, max_pixels=limit):
+            codec.encode([part[i] for i in group])
+    elapsed_s = time.perf_counter() - start_s
+    pixels = sum(image.shape[0] * image.shape[1] for image in images)
+    return {
+        "num_images": len(images),
+        "images_per_s": round(len(images) / elapsed_s, 3),
+        "mp_per_s": round(pixels / 1e6 / elapsed_s, 3),
+    }
+
+
+def _pipeline(source: Path, archive: Path, codec: str, options: CodecOptions) -> dict[str, Any]:
+    """The whole way, on a Ray of its own. Running: from the first finished rows to the last."""
+    from cluster.connect import connected
+    from pipeline.stages.encode import EncodeJob, encode
+
+    seen: list[Progress] = []
+    start_s = time.perf_counter()
+    with connected():
+        job = EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options)
+        summary = encode(job, seen.append)
+    total_s = time.perf_counter() - start_s
+    first, last = seen[0], next(p for p in seen if p.num_done == seen[-1].num_done)
+    running_s = max(last.elapsed_s - first.elapsed_s, 1e-9)
+    share = (last.num_done - first.num_done) / last.num_done
+    return {
+        "num_images": summary.num_encoded,
+        "running_images_per_s": round((last.num_done - first.num_done) / running_s, 3),
+        "running_mp_per_s": round(summary.num_pixels * share / 1e6 / running_s, 3),
+        "first_row_s": round(first.elapsed_s, 2),
+        "total_s": round(total_s, 2),
+    }
+
+
+def _help_s() -> float:
+    start_s = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "jobs", "--help"], check=True, capture_output=True)
+    return time.perf_counter() - start_s

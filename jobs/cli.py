@@ -1,0 +1,64 @@
+"""The command line: names the commands, and turns errors into one line and an exit code.
+
+    0 all done   1 failed   2 wrong usage   3 done, but some photos failed   4 verification found damage   130 interrupted
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from jobs.bench import bench
+from jobs.decode import decode
+from jobs.demo import demo
+from jobs.encode import encode
+from jobs.freeze import freeze
+from jobs.ls import ls
+from jobs.restore import restore
+from jobs.stat import stat
+from jobs.train import train
+from jobs.verify import verify
+from pipeline.errors import PhotoarkError, SettingError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="photoark",
+    help="Keep large photo collections as neural bitstreams in Parquet. The source is never changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (encode, decode, restore, ls, stat, verify, demo, bench, train, freeze):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted; what was committed stays, and the same command goes on from there")
+        code = INTERRUPTED
+    except SettingError as error:
+        _say(str(error))
+        code = USAGE
+    except PhotoarkError as error:
+        _say(str(error))
+        code = FAILED
+    except Exception as error:
+        # Usage errors of the parser know their own exit code and how to show themselves.
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        code = error.exit_code  # type: ignore[attr-defined]
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str) -> None:
+    print(f"photoark: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

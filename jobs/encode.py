@@ -1,0 +1,82 @@
+"""`photoark encode`: what the archive lacks of a source; the same command again goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.options import ArchiveUrl, AsJson, Config, Device, RayAddress, Weights
+
+
+def encode(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, bucket or prefix of photos; never changed.")],
+    archive: ArchiveUrl,
+    codec: Annotated[str | None, typer.Option(help="ditic-small (default), avif, webp, jxl or original.")] = None,
+    quality: Annotated[int | None, typer.Option(help="Of avif, webp and jxl: 1 to 100.")] = None,
+    device: Device = None,
+    weights: Weights = None,
+    ray_address: RayAddress = None,
+    config: Config = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what there is to do, and do nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Encode every photo that the archive does not hold."""
+    from jobs.settings import load_settings
+
+    settings = load_settings(
+        config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address
+    )
+    if dry_run:
+        _count(source, archive, as_json=as_json)
+        return
+
+    from cluster.connect import connected
+    from jobs.progress import shown
+    from pipeline.pixels.probe import PixelLimits
+    from pipeline.stages.encode import EncodeJob
+    from pipeline.stages.encode import encode as run
+
+    job = EncodeJob(
+        source=source,
+        archive=archive,
+        codec=settings.codec,
+        options=settings.codec_options(),
+        limits=PixelLimits(max_pixels=settings.max_pixels),
+        commit_interval_s=settings.commit_interval_s,
+    )
+    with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
+        summary = run(job, on_progress)
+    if as_json:
+        typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
+    else:
+        ratio = summary.bytes_in / summary.bytes_out if summary.bytes_out else 0.0
+        typer.echo(
+            f"{summary.num_photos} photos: {summary.num_encoded} encoded, {summary.num_kept} kept as they are, "
+            f"{summary.num_failed} failed, {summary.num_skipped} there already; {summary.bytes_in / 1e6:.2f} MB became "
+            f"{summary.bytes_out / 1e6:.2f} MB ({ratio:.1f} times smaller) in {summary.elapsed_s:.1f} s"
+        )
+        for key, reason in summary.failures:
+            typer.echo(f"failed: {key}: {reason}", err=True)
+    if summary.num_failed:
+        raise typer.Exit(3)
+
+
+def _count(source: str, archive: str, *, as_json: bool) -> None:
+    from pipeline.archive.commit import Archive
+    from pipeline.errors import ArchiveNotFoundError
+    from pipeline.sources.folder import list_photos
+
+    try:
+        done = Archive.open(archive).keys()
+    except ArchiveNotFoundError:
+        done = frozenset()
+    photos = list_photos(source)
+    todo = [photo for photo in photos if photo.key not in done]
+    num_bytes = sum(photo.size_bytes for photo in todo)
+    if as_json:
+        typer.echo(json.dumps({"event": "dry_run", "num_photos": len(photos), "num_todo": len(todo), "bytes_todo": num_bytes}))
+    else:
+        typer.echo(f"{len(photos)} files, {len(photos) - len(todo)} there already; to do: {len(todo)} ({num_bytes / 1e6:.2f} MB)")

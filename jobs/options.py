@@ -1,0 +1,16 @@
+"""Options that several commands share, so that they read and behave the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ArchiveUrl = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Local path or s3://bucket/prefix of the archive.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto by default.")]
+Weights = Annotated[Path | None, typer.Option(help="Frozen checkpoint of a neural codec; the shipped one by default.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings; photoark.toml by default, if there is one.")]
+RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by default Ray starts on this machine.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
+Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
