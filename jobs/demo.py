@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.options import Device, Weights
 from pipeline.errors import ArchiveDamagedError, SettingError
 
 if TYPE_CHECKING:
@@ -44,16 +45,19 @@ def demo(
     photos: Annotated[Path, typer.Option(help="Folder of photos; it is only read.")] = SAMPLE_PHOTOS,
     out: Annotated[Path, typer.Option(help="Folder for archive, restored photos and contact sheet.")] = Path(".demo"),
     codec: Annotated[str, typer.Option(help="Codec to encode with.")] = "ditic-small",
-    quality: Annotated[int | None, typer.Option(help="Quality, for the classical codecs.")] = None,
+    quality: Annotated[int | None, typer.Option(help="Of avif, webp and jxl: 1 to 100.")] = None,
+    device: Device = None,
+    weights: Weights = None,
 ) -> None:
     """Encode some photos, restore them, and show how they came back."""
     from rich.console import Console
 
-    from pipeline.codecs.registry import CodecOptions, get_codec
+    from jobs.settings import load_settings
+    from pipeline.codecs.registry import get_codec
     from pipeline.quality.contact_sheet import contact_sheet
 
     console = Console()
-    options = CodecOptions(quality=quality)
+    options = load_settings(quality=quality, device=device, weights=weights).codec_options()
     info = get_codec(codec, options).info
     title = " ".join(word for word in (codec, info.model) if word)
     if info.generative:
@@ -87,13 +91,18 @@ def _fresh_folders(photos: Path, out: Path) -> tuple[Path, Path, Path]:
 
 
 def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, options: CodecOptions) -> None:
+    from cluster.connect import connected
+    from jobs.progress import shown
     from pipeline.archive.commit import Archive
     from pipeline.archive.verify import verify
     from pipeline.stages.decode import DecodeJob, decode
     from pipeline.stages.encode import EncodeJob, encode
 
-    encode(EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options))
-    decode(DecodeJob(archive=str(archive), destination=str(restored)))
+    with connected():
+        with shown(verb="encoding", as_json=False) as on_progress:
+            encode(EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options), on_progress)
+        with shown(verb="decoding", as_json=False) as on_progress:
+            decode(DecodeJob(archive=str(archive), destination=str(restored), options=options), on_progress)
     damages = verify(Archive.open(str(archive))).damages
     if damages:
         raise ArchiveDamagedError(f"{archive} is not as it was written: {damages[0].what}")
