@@ -54,10 +54,9 @@ def _psnr(original: Pixels, decoded: Pixels) -> float:
 def _ms_ssim(original: Pixels, decoded: Pixels) -> float | None:
     if min(original.shape[:2]) < MIN_MS_SSIM_SIDE:
         return None
-    # One channel at a time holds a third of the memory: some fifty bytes a pixel instead of 150.
-    channels = [ms_ssim(_plane(original, c), _plane(decoded, c), data_range=255) for c in range(3)]
-    return sum(float(c) for c in channels) / 3
+    return float(ms_ssim(_planes(original), _planes(decoded), data_range=255))
 
 
-def _plane(photo: Pixels, channel: int) -> torch.Tensor:  # 1 x 1 x H x W
-    return torch.from_numpy(photo[..., channel].astype(np.float32))[None, None]
+def _planes(photo: Pixels) -> torch.Tensor:  # 1 x 3 x H x W
+    # Channels stay innermost, as in `photo`: blurring then takes a third of the time it takes plane by plane.
+    return torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1)[None]
