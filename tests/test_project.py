@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from pipeline.archive.commit import Archive
+from pipeline.records import EncodedPhoto, Outcome
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = {"torch", "ray", "numba", "diffusers", "transformers", "compressai"}
@@ -50,17 +53,25 @@ def test_a_broken_import_rule_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["restore", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = f"""
-import json, sys
-sys.argv = ["photoark", *{arguments!r}]
-from jobs.cli import main
-try:
-    main()
-except SystemExit as leaving:
-    assert not leaving.code, leaving.code
-print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
-"""
-    assert not _modules_loaded_by(code) & (HEAVY | {"pandas", "deltalake", "boto3"})
+    assert not _modules_loaded_by(arguments) & (HEAVY | {"numpy", "pandas", "pyarrow", "deltalake", "boto3"})
+
+
+@pytest.mark.parametrize("command", ["ls", "stat", "verify"])
+def test_reading_the_table_loads_neither_torch_nor_ray(command: str, tmp_path: Path) -> None:
+    Archive.open_or_create(str(tmp_path)).commit(
+        [
+            EncodedPhoto(
+                key="a.jpg",
+                image=b"bytes of a photo",
+                codec="original",
+                model=None,
+                outcome=Outcome.KEPT,
+                source_uri="/photos/a.jpg",
+                source_bytes=16,
+            )
+        ]
+    )
+    assert not _modules_loaded_by([command, str(tmp_path)]) & HEAVY
 
 
 def test_help_is_quick() -> None:
@@ -93,7 +104,18 @@ def test_installed_command_is_this_project() -> None:
     assert {script.value for script in scripts} == {"jobs.cli:main"}
 
 
-def _modules_loaded_by(code: str) -> set[str]:
+def _modules_loaded_by(arguments: list[str]) -> set[str]:
+    """Top-level modules in memory after the command line ran in a process of its own."""
+    code = f"""
+import json, sys
+sys.argv = ["photoark", *{arguments!r}]
+from jobs.cli import main
+try:
+    main()
+except SystemExit as leaving:
+    assert not leaving.code, leaving.code
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
