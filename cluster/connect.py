@@ -34,8 +34,8 @@ def connected(address: str | None = None) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": min(_OBJECT_STORE_BYTES, _memory_bytes() // 4),
         }
-    # Ray prefixes what its own processes print; a person who archives photos did not ask.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(**options)
     try:
         yield

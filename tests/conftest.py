@@ -19,8 +19,8 @@ def photo_files() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """A Ray of this test run."""
+def ray_session(s3_server: str) -> Iterator[None]:
+    """A Ray of this test run; its workers inherit the environment, the S3 server's address included."""
     from cluster.connect import connected
 
     with connected():

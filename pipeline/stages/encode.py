@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray.data
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
@@ -83,8 +83,9 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
                 on_progress(committer.progress(len(todo)))
         except RayError as error:
             cause = error
-            if isinstance(error, RayTaskError) and isinstance(error.cause, PhotoarkError):
-                raise error.cause from error
+            ours = _photoark_error(error)
+            if ours is not None:
+                raise ours from error
         finally:
             # On an interrupt too: finished work stays.
             committer.flush()
@@ -93,9 +94,8 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     if missing:
         raise PhotoarkError(
             f"{len(missing)} of {len(todo)} photos were not processed, {missing[0].key!r} the first; the others are in the "
-            f"archive. Run the same command again; the last error was: {cause}"
+            f"archive. Run the same command again; the last error was: {str(cause).splitlines()[0] if cause else 'none'}"
         )
-    on_progress(committer.progress(len(todo)))
     return committer.summary
 
 
@@ -124,6 +124,15 @@ def _stream(job: EncodeJob, photos: list[Photo]):  # type: ignore[no-untyped-def
     )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield encoded_from_table(batch)
+
+
+def _photoark_error(error: BaseException | None) -> PhotoarkError | None:
+    """The error of ours inside Ray's wrapping, if there is one."""
+    while error is not None:
+        if isinstance(error, PhotoarkError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def _read(photo: Photo) -> tuple[bytes | None, str | None, str | None]:

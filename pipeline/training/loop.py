@@ -51,6 +51,8 @@ class TrainConfig:
     """Part of `num_steps`, at the end, over which the learning rate falls to zero."""
     rate_weight: float = 0.02
     """Weight of bits per pixel against mean squared error on [-1, 1]."""
+    alignment_weight: float = 0.05
+    """Weight of the self-distillation term: what is decoded should be the latent that the encoder made."""
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     log_every: int = 50
@@ -135,8 +137,9 @@ def forward(model: DiTIC, x: Tensor, *, bf16: bool) -> Output:
         lat, aux = model.analyse(x)
     heads, coded = model.codec(lat.float(), aux.float())
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        x_hat = model.synthesise(heads)
-    return Output(x_hat=x_hat.float(), coded=coded)
+        x0 = model.denoise(heads)
+        x_hat = model.render(x0)
+    return Output(x_hat=x_hat.float(), lat=lat.float(), x0=x0.float(), coded=coded)
 
 
 def reconstruct(model: DiTIC, x: Tensor, *, bf16: bool) -> Tensor:
@@ -169,7 +172,9 @@ class _Run:
         if self.step < self.config.autoencoder_steps:
             loss = distortion(x, reconstruct(self.model, x, bf16=self.config.bf16))
         else:
-            loss = rate_distortion(x, forward(self.model, x, bf16=self.config.bf16), rate_weight=self.config.rate_weight)
+            c = self.config
+            output = forward(self.model, x, bf16=c.bf16)
+            loss = rate_distortion(x, output, rate_weight=c.rate_weight, alignment_weight=c.alignment_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)

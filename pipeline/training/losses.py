@@ -1,4 +1,7 @@
-"""What training minimises: rate_weight * bits per pixel + mean squared error on the [-1, 1] scale."""
+"""What training minimises: rate, squared error on the [-1, 1] scale, and the distance of the decoded latent.
+
+    total = rate_weight * bits per pixel + mse(x, x_hat) + alignment_weight * |x0 - lat|^2 / |lat|^2
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,15 @@ class Loss:
         return float(10 * torch.log10(4 / self.mse.detach()))
 
 
-def rate_distortion(x: Tensor, output: Output, *, rate_weight: float) -> Loss:
-    """Rate-distortion objective of a batch x, B x 3 x H x W in [-1, 1]."""
+def rate_distortion(x: Tensor, output: Output, *, rate_weight: float, alignment_weight: float) -> Loss:
+    """Objective of a batch x, B x 3 x H x W in [-1, 1]; no gradient reaches the encoder through the alignment's target."""
     num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
     bits = -(output.coded.y_likelihoods.log2().sum() + output.coded.z_likelihoods.log2().sum())
     bpp = bits / num_pixels
     mse = (output.x_hat - x).square().mean()
-    return Loss(total=rate_weight * bpp + mse, bpp=bpp, mse=mse)
+    target = output.lat.detach()
+    alignment = (output.x0 - target).square().sum() / target.square().sum().clamp(min=1e-6)
+    return Loss(total=rate_weight * bpp + mse + alignment_weight * alignment, bpp=bpp, mse=mse)
 
 
 def distortion(x: Tensor, x_hat: Tensor) -> Loss:

@@ -96,6 +96,11 @@ class LatentCodec(nn.Module):
         self.prompt = _head(c.num_head_blocks, y, y, y)
         self.aux = _Stack("block", *(DCB(y, y) for _ in range(c.num_aux_blocks)), Upsample(y, y), _conv3x3(y, lat))
 
+        if config.autoencoder.narrow:
+            with torch.no_grad():
+                # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
+                self.g_a.analysis_transform[2].down.weight.mul_(10)
+
         self.entropy_bottleneck = EntropyBottleneck(z)
         self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
         if c.bottleneck_cdf_length:

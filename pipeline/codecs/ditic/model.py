@@ -24,6 +24,8 @@ class Output:
     """Result of a training pass."""
 
     x_hat: Tensor  # B x 3 x H x W, about [-1, 1], not clamped
+    lat: Tensor  # B x 32 x H/f x W/f, what the autoencoder made of x
+    x0: Tensor  # B x 32 x H/f x W/f, what came of it after coding and the one step
     coded: Coded
 
 
@@ -45,15 +47,20 @@ class DiTIC(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """Training pass over photos in [-1, 1], sides multiples of `config.multiple`."""
-        heads, coded = self.codec(*self.analyse(x))
-        return Output(x_hat=self.synthesise(heads), coded=coded)
+        lat, aux = self.analyse(x)
+        heads, coded = self.codec(lat, aux)
+        x0 = self.denoise(heads)
+        return Output(x_hat=self.render(x0), lat=lat, x0=x0, coded=coded)
 
     def analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass."""
         return self.vae.encode(x, return_dict=False)[0] * self.config.autoencoder.scaling_factor, self.aux_codec((x + 1) / 2)
 
-    def synthesise(self, heads: Heads) -> Tensor:
-        """Heads of the decoded latent -> x_hat, B x 3 x H x W, about [-1, 1] (rows 9 to 12)."""
+    def denoise(self, heads: Heads) -> Tensor:
+        """Heads of the decoded latent -> x0, B x 32 x H/f x W/f (rows 9 to 11)."""
         condition = self.prompter(heads.prompt)
-        x0 = one_step(self.DiT, heads.mean, heads.logvar, heads.residual, condition, self.timesteps)
+        return one_step(self.DiT, heads.mean, heads.logvar, heads.residual, condition, self.timesteps)
+
+    def render(self, x0: Tensor) -> Tensor:
+        """x0 -> x_hat, B x 3 x H x W, about [-1, 1] (row 12)."""
         return self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]

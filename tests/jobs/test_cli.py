@@ -1,0 +1,165 @@
+"""The commands as a person runs them: processes, output, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.verify import verify
+
+PHOTOARK = [sys.executable, "-m", "jobs"]
+
+
+def photoark(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*PHOTOARK, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **env}, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, bytes]) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("wine.jpg", "sunset.png", "market.jpg"):
+        (folder / name).write_bytes(photo_files[name])
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "archive"
+    result = photoark("encode", source, path, "--codec", "webp", "--json")
+    assert result.returncode == 3, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {line["event"] for line in lines} == {"progress", "summary"}
+    summary = lines[-1]
+    assert (summary["num_encoded"], summary["num_failed"]) == (3, 1)
+    assert summary["failures"] == [["notes.txt", "the file is not an image of a known format"]]
+    return path
+
+
+def test_encode_again_finds_nothing_to_do(source: Path, archive: Path) -> None:
+    result = photoark("encode", source, archive, "--codec", "webp", "--dry-run", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == {"event": "dry_run", "num_photos": 4, "num_todo": 0, "bytes_todo": 0}
+
+
+def test_ls_and_stat_tell_what_is_there(archive: Path) -> None:
+    assert photoark("ls", archive).stdout.split("\n")[:-1] == ["market.jpg", "notes.txt", "sunset.png", "wine.jpg"]
+    assert photoark("ls", archive, "--include", "*.png").stdout.strip() == "sunset.png"
+    rows = [json.loads(line) for line in photoark("ls", archive, "--json").stdout.splitlines()]
+    assert {row["key"]: row["outcome"] for row in rows}["notes.txt"] == "failed"
+    totals = json.loads(photoark("stat", archive, "--json").stdout)
+    assert totals["num_photos"] == 4
+    assert totals["outcomes"] == {"encoded": 3, "failed": 1}
+    assert totals["codecs"] == {"webp": 3}
+    assert 0 < totals["stream_bytes"] < totals["source_bytes"]
+    assert "3 encoded" in photoark("stat", archive).stdout
+
+
+def test_restore_writes_a_file_or_standard_output(archive: Path, tmp_path: Path, source: Path) -> None:
+    result = photoark("restore", archive, "market.jpg", "-o", tmp_path / "m.jpg", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["codec"] == "webp"
+    assert (tmp_path / "m.jpg").stat().st_mtime == pytest.approx((source / "market.jpg").stat().st_mtime, abs=1e-5)
+    piped = subprocess.run([*PHOTOARK, "restore", str(archive), "market.jpg", "-o", "-"], capture_output=True, check=True)
+    assert Image.open(io.BytesIO(piped.stdout)).size == (515, 900)
+
+
+def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
+    assert photoark("verify", archive, "--decode").returncode == 0
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(archive), str(copy)], check=True)
+    (shard,) = Archive.open(str(copy)).shards()
+    data = bytearray((copy / shard.path).read_bytes())
+    data[len(data) // 3] ^= 1
+    (copy / shard.path).write_bytes(data)
+    result = photoark("verify", copy, "--json")
+    assert result.returncode == 4
+    assert json.loads(result.stdout)["damages"][0]["shard"] == shard.path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["encode", "/absent", "ARCHIVE"], 2, "does not exist"),
+        (["encode", "SOURCE", "ARCHIVE", "--codec", "jpeg"], 2, "no codec is called"),
+        (["encode", "SOURCE", "ARCHIVE", "--quality", "0"], 2, "setting quality"),
+        (["encode", "SOURCE"], 2, "ARCHIVE"),
+        (["encode", "SOURCE", "ARCHIVE", "--config", "/absent.toml"], 2, "no such file"),
+        (["restore", "ARCHIVE", "absent.jpg"], 1, "no such photo"),
+        (["restore", "ARCHIVE", "notes.txt"], 1, "not an image"),
+        (["ls", "/absent"], 1, "no archive"),
+        (["freeze", "/absent.pt", "-o", "x.safetensors", "--calibration", "SOURCE"], 1, "not a training checkpoint"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    arguments: list[str], code: int, message: str, source: Path, archive: Path
+) -> None:
+    result = photoark(*({"SOURCE": source, "ARCHIVE": archive}.get(a, a) for a in arguments))
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_come_from_flag_then_environment_then_file(source: Path, tmp_path: Path) -> None:
+    config = tmp_path / "photoark.toml"
+    config.write_text('codec = "jpeg"\n')
+    dry = ("encode", source, tmp_path / "none", "--config", config)
+    assert "'jpeg'" in photoark(*dry).stderr
+    assert "'gif'" in photoark(*dry, PHOTOARK_CODEC="gif").stderr
+    assert "'tga'" in photoark(*dry, "--codec", "tga", PHOTOARK_CODEC="gif").stderr
+    config.write_text("nonsense = 1\n")
+    assert "setting nonsense" in photoark(*dry).stderr
+
+
+@pytest.mark.chaos
+def test_a_killed_job_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    source, archive = tmp_path / "photos", tmp_path / "archive"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        pixels = np.kron(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
+        Image.fromarray(pixels).save(source / f"{i:03d}.jpg")
+    command = [*PHOTOARK, "encode", str(source), str(archive), "--codec", "avif"]
+    settings = {**os.environ, "PHOTOARK_COMMIT_INTERVAL_S": "0.1"}
+    driver = subprocess.Popen(command, env=settings, start_new_session=True, stderr=subprocess.DEVNULL)
+    _wait_until(lambda: 16 <= _num_keys(archive) < 200, timeout_s=120)
+    driver.kill()
+    driver.wait()
+    # What Ray started belongs to the session of its driver; nothing else does.
+    os.killpg(driver.pid, signal.SIGKILL)
+    left = _num_keys(archive)
+    assert 0 < left < 200
+
+    result = subprocess.run([*command, "--json"], env=settings, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["num_skipped"] == left
+    assert summary["num_encoded"] == 200 - left
+    report = verify(Archive.open(str(archive)))
+    assert report.num_rows == 200
+    assert report.is_clean
+
+
+def _num_keys(archive: Path) -> int:
+    return len(Archive.open(str(archive)).keys()) if (archive / "_delta_log").exists() else 0
+
+
+def _wait_until(condition: object, *, timeout_s: float) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.2)
