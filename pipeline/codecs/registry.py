@@ -42,6 +42,22 @@ def get_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
     return _CODECS[name](name, options)
 
 
+def check_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
+    """Raise what `get_codec` would, without building the network.
+
+    Raises:
+        SettingError: no codec of this name, or an option that it cannot take.
+        CheckpointError: its weights are missing or damaged.
+    """
+    if name == "ditic-small":
+        from pipeline.codecs.ditic import checkpoint
+
+        _check_ditic(name, options)
+        checkpoint.check(options.weights or checkpoint.SHIPPED)
+    else:
+        get_codec(name, options)
+
+
 def decoder_for(name: str, model: str | None, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
     """The codec that decodes an archive row.
 
@@ -74,12 +90,17 @@ def _original(name: str, options: CodecOptions) -> Codec:
 
 
 def _ditic(name: str, options: CodecOptions) -> Codec:
+    from pipeline.codecs.ditic import checkpoint
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.device import choose_device
 
+    _check_ditic(name, options)
+    return DiTICCodec.load(options.weights or checkpoint.SHIPPED, device=choose_device(options.device))
+
+
+def _check_ditic(name: str, options: CodecOptions) -> None:
     if options.quality is not None:
         raise SettingError(f"{name} codes at one quality; leave --quality out, or choose a classical codec")
-    return DiTICCodec.load(options.weights, device=choose_device(options.device))
 
 
 _CODECS: dict[str, Callable[[str, CodecOptions], Codec]] = {

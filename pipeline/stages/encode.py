@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
-from pipeline.codecs.registry import CodecOptions, codec_names
+from pipeline.codecs.registry import CodecOptions, check_codec, codec_names
 from pipeline.errors import PhotoarkError, SettingError, StorageError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.records import EncodedPhoto, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
@@ -53,8 +53,6 @@ class EncodeJob:
     def __post_init__(self) -> None:
         if self.codec not in codec_names():
             raise SettingError(f"no codec is called {self.codec!r}; choose one of {', '.join(codec_names())}")
-        if self.options.quality is not None and not 1 <= self.options.quality <= 100:
-            raise SettingError(f"quality {self.options.quality} must be between 1 and 100")
 
 
 def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
@@ -62,10 +60,13 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
+        CheckpointError: the codec's weights are missing or damaged.
         ArchiveError: the archive can be neither opened nor made.
         PhotoarkError: part of the photos could not be processed; what was is committed.
     """
     clock = Clock()
+    # An error in an actor's constructor would reach us as text, after Ray had tried again and again.
+    check_codec(job.codec, job.options)
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
     done = archive.keys()
@@ -83,9 +84,6 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
                 on_progress(committer.progress(len(todo)))
         except RayError as error:
             cause = error
-            ours = _photoark_error(error)
-            if ours is not None:
-                raise ours from error
         finally:
             # On an interrupt too: finished work stays.
             committer.flush()
@@ -124,15 +122,6 @@ def _stream(job: EncodeJob, photos: list[Photo]):  # type: ignore[no-untyped-def
     )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield encoded_from_table(batch)
-
-
-def _photoark_error(error: BaseException | None) -> PhotoarkError | None:
-    """The error of ours inside Ray's wrapping, if there is one."""
-    while error is not None:
-        if isinstance(error, PhotoarkError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
 
 
 def _read(photo: Photo) -> tuple[bytes | None, str | None, str | None]:

@@ -51,22 +51,20 @@ class EncodeWorker:
     """Callable class for `Dataset.map_batches`: table of `MANIFEST_SCHEMA` with data, sha256 and reason -> archive rows."""
 
     def __init__(self, settings: EncodeSettings) -> None:
-        """Load the codec; what is wrong with it is raised by the first call."""
-        self._settings = settings
-        self._codec, self._failure = _load(settings)
-        self._codec_lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
-        self._encoder = f"photoark {version('photoark')}"
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """One archive row for each row of `table`, in its order.
+        """Load the codec.
 
         Raises:
             SettingError: the codec or one of its options is wrong.
             CheckpointError: its weights are missing or damaged.
         """
-        if self._failure is not None:
-            raise self._failure
+        self._settings = settings
+        self._codec: Codec = get_codec(settings.codec, settings.options)
+        self._codec_lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
+        self._encoder = f"photoark {version('photoark')}"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """One archive row for each row of `table`, in its order."""
         photos = photos_from_table(table)
         extras = table.select(["data", "sha256", "reason"]).to_pylist()
         empty = [
@@ -94,7 +92,6 @@ class EncodeWorker:
 
     def _prepare(self, row: EncodedPhoto, data: bytes | None) -> _Job:
         """Look at the header and decode the pixels; what cannot be encoded gets its outcome here."""
-        assert self._codec is not None
         if data is None:
             return _Job(row)
         try:
@@ -111,7 +108,6 @@ class EncodeWorker:
             return _Job(_kept(row, data, "too large to decode in the memory of this machine"))
 
     def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
-        assert self._codec is not None
         shapes = [job.pixels.shape[:2] for job in jobs if job.pixels is not None]
         info, settings = self._codec.info, self._settings
         for group in batches(shapes, multiple=info.multiple, max_pixels=settings.max_batch_pixels):
@@ -129,7 +125,6 @@ class EncodeWorker:
 
     def _encode(self, images: list[Pixels | None]) -> list[bytes | _Refused]:
         """Bitstreams; a batch that fails is halved until the photo that fails stands alone."""
-        assert self._codec is not None
         try:
             return list(self._codec.encode([image for image in images if image is not None]))
         except Exception as error:
@@ -139,14 +134,6 @@ class EncodeWorker:
             message = error.message if isinstance(error, PhotoarkError) else f"{type(error).__name__}: {error}"
             log.warning("a photo cannot be encoded and is kept as it is: %s", message)
             return [_Refused(f"{self._codec.info.name} could not encode it: {message}")]
-
-
-def _load(settings: EncodeSettings) -> tuple[Codec | None, PhotoarkError | None]:
-    # Ray tells the driver of an error in a constructor as text only, and starts the actor again and again.
-    try:
-        return get_codec(settings.codec, settings.options), None
-    except PhotoarkError as error:
-        return None, error
 
 
 @dataclass(frozen=True, slots=True)

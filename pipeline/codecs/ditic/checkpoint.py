@@ -30,6 +30,8 @@ from pipeline.entropy.fixed_point import Spec
 from pipeline.errors import CheckpointError
 
 FORMAT = "photoark-ditic-1"
+SHIPPED = Path(__file__).parent / "weights" / "ditic-small.safetensors"
+"""The small model, part of the package."""
 # Replaced by the exact path, or needed only in training.
 _DROPPED = tuple(f"codec.{part}." for part in (*ENTROPY_PATH, "entropy_bottleneck", "gaussian_conditional"))
 
@@ -71,6 +73,30 @@ def load(path: Path, *, device: str = "cpu") -> Loaded:
     Raises:
         CheckpointError: the file is missing, of another format, damaged, or lacks tensors.
     """
+    header, stored = _read(path)
+    model = DiTIC(DiTICConfig.from_dict(json.loads(header["config"])))
+    floats = {name.removeprefix("float."): value.float() for name, value in stored.items() if name.startswith("float.")}
+    expected = _float_part(model.state_dict()).keys()
+    if expected != floats.keys():
+        raise CheckpointError(f"{path} does not fit its model: {', '.join(sorted(expected ^ floats.keys())[:5])}")
+    model.load_state_dict(floats, strict=False)
+    integers = {name.removeprefix("exact."): value for name, value in stored.items() if name.startswith("exact.")}
+    model = model.eval().requires_grad_(False).to(device)
+    entropy = ExactEntropyModel(model.codec, json.loads(header["specs"]), integers)
+    training = json.loads(header.get("training", "{}"))
+    return Loaded(model=model, entropy=entropy, fingerprint=header["fingerprint"], training=training)
+
+
+def check(path: Path) -> str:
+    """Fingerprint of a frozen checkpoint, once its content agrees with it.
+
+    Raises:
+        CheckpointError: the file is missing, of another format, or damaged.
+    """
+    return _read(path)[0]["fingerprint"]
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -82,18 +108,7 @@ def load(path: Path, *, device: str = "cpu") -> Loaded:
     fingerprint = _fingerprint(header["config"], header["specs"], stored)
     if fingerprint != header["fingerprint"]:
         raise CheckpointError(f"{path} is damaged: its content does not match its fingerprint; fetch the file again")
-
-    model = DiTIC(DiTICConfig.from_dict(json.loads(header["config"])))
-    floats = {name.removeprefix("float."): value.float() for name, value in stored.items() if name.startswith("float.")}
-    expected = _float_part(model.state_dict()).keys()
-    if expected != floats.keys():
-        raise CheckpointError(f"{path} does not fit its model: {', '.join(sorted(expected ^ floats.keys())[:5])}")
-    model.load_state_dict(floats, strict=False)
-    integers = {name.removeprefix("exact."): value for name, value in stored.items() if name.startswith("exact.")}
-    model = model.eval().requires_grad_(False).to(device)
-    entropy = ExactEntropyModel(model.codec, json.loads(header["specs"]), integers)
-    training = json.loads(header.get("training", "{}"))
-    return Loaded(model=model, entropy=entropy, fingerprint=fingerprint, training=training)
+    return header, stored
 
 
 def _float_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +52,7 @@ class DiTICCodec:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        path = weights or Path(str(resources.files("pipeline.codecs.ditic") / "weights" / "ditic-small.safetensors"))
-        return cls(checkpoint.load(path, device=device), device=device)
+        return cls(checkpoint.load(weights or checkpoint.SHIPPED, device=device), device=device)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
