@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -23,7 +24,7 @@ def connected(address: str | None = None) -> Iterator[None]:
             process runs inside a Ray job, which it then joins.
     """
     inside_a_job = bool(os.environ.get("RAY_ADDRESS"))
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address or inside_a_job:
         options["address"] = address or os.environ["RAY_ADDRESS"]
     else:

@@ -40,11 +40,16 @@ def bench(
         piped = _pipeline(source, Path(folder) / "archive", codec, options)
     help_s = min(_help_s() for _ in range(5))
     ratio = piped["running_mp_per_s"] / alone["mp_per_s"]
-    typer.echo(f"codec alone      {alone['images_per_s']:8.2f} images/s  {alone['mp_per_s']:7.2f} MP/s  ({alone['num_images']} images)")
-    typer.echo(f"pipeline running {piped['running_images_per_s']:8.2f} images/s  {piped['running_mp_per_s']:7.2f} MP/s  ({ratio:.0%} of the codec alone)")
+    typer.echo(
+        f"codec alone      {alone['images_per_s']:8.2f} images/s  {alone['mp_per_s']:7.2f} MP/s  ({alone['num_images']} images)"
+    )
+    running = f"{piped['running_images_per_s']:8.2f} images/s  {piped['running_mp_per_s']:7.2f} MP/s"
+    typer.echo(f"pipeline running {running}  ({ratio:.0%} of the codec alone)")
     typer.echo(f"pipeline, start to end: {piped['total_s']:.1f} s, of which {piped['first_row_s']:.1f} s to the first rows")
     typer.echo(f"photoark --help  {help_s:.3f} s")
-    typer.echo(json.dumps({"codec": codec, "alone": alone, "pipeline": piped, "ratio": round(ratio, 4), "help_s": round(help_s, 4)}))
+    typer.echo(
+        json.dumps({"codec": codec, "alone": alone, "pipeline": piped, "ratio": round(ratio, 4), "help_s": round(help_s, 4)})
+    )
 
 
 def _copies(photos: Path, target: Path, repeat: int) -> Path:
@@ -60,19 +65,17 @@ def _codec_alone(source: Path, codec_name: str, options: CodecOptions) -> dict[s
     from pipeline.codecs.registry import get_codec
     from pipeline.pixels.bucket import batches
     from pipeline.pixels.reader import read_pixels
-    from pipeline.stages.encode import EncodeJob
-    from pipeline.stages.encode_worker import EncodeSettings
+    from pipeline.stages.encode import BLOCK_PHOTOS
+    from pipeline.stages.encode_worker import MAX_BATCH_PIXELS
 
     codec = get_codec(codec_name, options)
     images = [read_pixels(path.read_bytes()) for path in sorted(source.iterdir())]
     codec.encode(images[:1])  # warm: kernels are compiled and memory is claimed
-    block = EncodeJob.__dataclass_fields__["block_photos"].default
     start_s = time.perf_counter()
-    for first in range(0, len(images), block):
-        part = images[first : first + block]
-        shapes = [image.shape[:2] for image in part]
-        limit = EncodeSettings.__dataclass_fields__["max_batch_pixels"].default
-        for group in batches(shapes, multiple=codec.info.multiple, max_pixels=limit):
+    for first in range(0, len(images), BLOCK_PHOTOS):
+        part = images[first : first + BLOCK_PHOTOS]
+        shapes = [(image.shape[0], image.shape[1]) for image in part]
+        for group in batches(shapes, multiple=codec.info.multiple, max_pixels=MAX_BATCH_PIXELS):
             codec.encode([part[i] for i in group])
     elapsed_s = time.perf_counter() - start_s
     pixels = sum(image.shape[0] * image.shape[1] for image in images)

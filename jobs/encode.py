@@ -26,9 +26,7 @@ def encode(
     """Encode every photo that the archive does not hold."""
     from jobs.settings import load_settings
 
-    settings = load_settings(
-        config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address
-    )
+    settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
     if dry_run:
         _count(source, archive, as_json=as_json)
         return
@@ -79,4 +77,6 @@ def _count(source: str, archive: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"event": "dry_run", "num_photos": len(photos), "num_todo": len(todo), "bytes_todo": num_bytes}))
     else:
-        typer.echo(f"{len(photos)} files, {len(photos) - len(todo)} there already; to do: {len(todo)} ({num_bytes / 1e6:.2f} MB)")
+        typer.echo(
+            f"{len(photos)} files, {len(photos) - len(todo)} there already; to do: {len(todo)} ({num_bytes / 1e6:.2f} MB)"
+        )

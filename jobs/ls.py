@@ -27,6 +27,9 @@ def ls(
             typer.echo(json.dumps({name: getattr(row, name) for name in fields}))
         elif long:
             size = f"{row.width}x{row.height}" if row.width else "-"
-            typer.echo(f"{row.outcome:8} {row.codec or '-':12} {size:>11} {row.source_bytes:>12,} {row.key}" + (f"  ({row.reason})" if row.reason else ""))
+            typer.echo(
+                f"{row.outcome:8} {row.codec or '-':12} {size:>11} {row.source_bytes:>12,} {row.key}"
+                + (f"  ({row.reason})" if row.reason else "")
+            )
         else:
             typer.echo(row.key)

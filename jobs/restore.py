@@ -16,7 +16,9 @@ from jobs.options import ArchiveUrl, AsJson, Config, Device, Weights
 def restore(
     archive: ArchiveUrl,
     key: Annotated[str, typer.Argument(metavar="KEY", help="As `photoark ls` prints it.")],
-    output: Annotated[str | None, typer.Option("--output", "-o", help="File; - for standard output; the key's name by default.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="File; - for standard output; the key's name by default.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="Format of the file, such as PNG; the source's by default.")] = None,
     device: Device = None,
     weights: Weights = None,
@@ -38,6 +40,8 @@ def restore(
         os.utime(path, (photo.modified_at.timestamp(),) * 2)
     if as_json:
         row = photo.row
-        typer.echo(json.dumps({"key": key, "path": str(path), "bytes": len(photo.data), "codec": row.codec, "outcome": row.outcome}))
+        typer.echo(
+            json.dumps({"key": key, "path": str(path), "bytes": len(photo.data), "codec": row.codec, "outcome": row.outcome})
+        )
     else:
         typer.echo(f"{path}: {len(photo.data):,} bytes from {len(photo.row.image or b''):,} ({photo.row.codec})")

@@ -21,7 +21,8 @@ def stat(archive: ArchiveUrl, as_json: AsJson = False) -> None:
         return
     counts = Counter(totals.outcomes)
     typer.echo(f"{totals.num_photos} photos in {totals.num_shards} shards: {_list(counts)}")
-    typer.echo(f"sources {totals.source_bytes / 1e6:.2f} MB, streams {totals.stream_bytes / 1e6:.2f} MB, shards {totals.shard_bytes / 1e6:.2f} MB")
+    sizes = {"sources": totals.source_bytes, "streams": totals.stream_bytes, "shards": totals.shard_bytes}
+    typer.echo(", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items()))
     typer.echo(f"codecs: {_list(Counter(totals.codecs))}")
 
 

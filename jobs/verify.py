@@ -15,7 +15,9 @@ DAMAGED = 4
 
 def verify(
     archive: ArchiveUrl,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every stream too, which proves most and takes longest.")] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every stream too, which proves most and takes longest.")
+    ] = False,
     device: Device = None,
     weights: Weights = None,
     config: Config = None,

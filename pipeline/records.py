@@ -1,6 +1,6 @@
 """The row that travels, from the manifest to the archive: one a photo, never dropped.
 
-    Photo (where it lies) -> EncodedPhoto (what became of it) -> one row of the archive
+Photo (where it lies) -> EncodedPhoto (what became of it) -> one row of the archive
 """
 
 from __future__ import annotations

@@ -206,5 +206,3 @@ def _s3_options() -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=8)
 def _s3(options: tuple[tuple[str, str], ...]) -> fs.S3FileSystem:
     return fs.S3FileSystem(**dict(options))
-
-

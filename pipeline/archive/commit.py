@@ -137,9 +137,7 @@ class Archive:
             version = (self._table.transaction_version(APP_ID) or 0) + 1
             properties = CommitProperties(app_transactions=[Transaction(APP_ID, version)], max_commit_retries=0)
             try:
-                self._table.create_write_transaction(
-                    [action], "append", self._table.schema(), commit_properties=properties
-                )
+                self._table.create_write_transaction([action], "append", self._table.schema(), commit_properties=properties)
             except CommitFailedError:
                 continue
             self._keys.update(row.key for row in fresh)

@@ -77,9 +77,9 @@ def _faults(row: EncodedPhoto, seen: set[str]) -> list[str]:
     seen.add(row.key)
     if (row.image is None) != (row.outcome is Outcome.FAILED):
         faults.append(f"outcome {row.outcome} does not agree with {'no' if row.image is None else 'an'} image")
-    if row.outcome is not Outcome.ENCODED and row.outcome is not Outcome.FAILED and row.image is not None:
-        if row.source_sha256 and hashlib.sha256(row.image).hexdigest() != row.source_sha256:
-            faults.append("the kept file is not the one that was read (SHA-256)")
+    kept = row.image if row.outcome is Outcome.KEPT and row.source_sha256 else None
+    if kept is not None and hashlib.sha256(kept).hexdigest() != row.source_sha256:
+        faults.append("the kept file is not the one that was read (SHA-256)")
     if row.outcome is Outcome.FAILED and not row.reason:
         faults.append("failed without a reason")
     return faults

@@ -96,7 +96,7 @@ def _decode(indexes, cdfs, starts, offsets, words, cursor, symbols):  # type: ig
                     state = (state << np.uint64(32)) | np.uint64(words[position])
                     position += 1
                 if j < 0:
-                    num_nibbles = nibble
+                    num_nibbles = nibble  # type: ignore[assignment] # numba infers it
                     if num_nibbles > 9:
                         return _IMPOSSIBLE
                 else:

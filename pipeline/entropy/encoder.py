@@ -40,14 +40,12 @@ def encode_symbols(symbols: Int32Array, indexes: Int32Array, tables: CdfTables) 
     return words[first:].astype("<u4").tobytes()
 
 
-def encode_batch(
-    coded: Sequence[tuple[Int32Array, Int32Array]], tables: CdfTables, *, num_threads: int = 1
-) -> list[bytes]:
+def encode_batch(coded: Sequence[tuple[Int32Array, Int32Array]], tables: CdfTables, *, num_threads: int = 1) -> list[bytes]:
     """`encode_symbols` for each (symbols, indexes), in threads: the loop runs without the interpreter's lock."""
     if num_threads == 1 or len(coded) < 2:
         return [encode_symbols(symbols, indexes, tables) for symbols, indexes in coded]
     with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(lambda pair: encode_symbols(*pair, tables), coded))
+        return list(pool.map(lambda pair: encode_symbols(pair[0], pair[1], tables), coded))
 
 
 def check_indexes(indexes: Int32Array, tables: CdfTables) -> None:

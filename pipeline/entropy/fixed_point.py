@@ -109,6 +109,10 @@ class Fixed:
 class FixedConv2d(nn.Module):
     """Convolution: int16 weights with a scale per output channel, an exact accumulator, one requantisation."""
 
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+
     def __init__(self, spec: Spec, weight: Tensor, weight_bits: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.spec = spec
@@ -133,6 +137,8 @@ class FixedConv2d(nn.Module):
 
 class FixedTable(nn.Module):
     """A pointwise activation, looked up."""
+
+    table: Tensor
 
     def __init__(self, spec: Spec, table: Tensor) -> None:
         super().__init__()
@@ -293,9 +299,7 @@ def fraction_bits(largest: float) -> int:
 def _twin(path: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
     match spec["kind"]:
         case "conv":
-            return FixedConv2d(
-                spec, tensors[f"{path}.weight"], tensors[f"{path}.weight_bits"], tensors[f"{path}.bias"]
-            )
+            return FixedConv2d(spec, tensors[f"{path}.weight"], tensors[f"{path}.weight_bits"], tensors[f"{path}.bias"])
         case "table":
             return FixedTable(spec, tensors[spec["table"]])
         case "add":

@@ -49,9 +49,7 @@ class CdfTables:
         """Of compressai's `_quantized_cdf` (rows x longest), `_cdf_length` and `_offset`."""
         rows = [row[:length] for row, length in zip(cdf, lengths, strict=True)]
         starts = np.concatenate(([0], np.cumsum(lengths)))
-        return cls(
-            cdfs=np.concatenate(rows).astype(np.int32), starts=starts.astype(np.int32), offsets=offsets.astype(np.int32)
-        )
+        return cls(cdfs=np.concatenate(rows).astype(np.int32), starts=starts.astype(np.int32), offsets=offsets.astype(np.int32))
 
     def concat(self, other: CdfTables) -> CdfTables:
         """The rows of both; those of `other` are numbered on."""

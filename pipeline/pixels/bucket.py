@@ -19,7 +19,7 @@ def batches(shapes: Sequence[tuple[int, int]], *, multiple: int, max_pixels: int
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, (height, width) in enumerate(shapes):
         alike[padded_size(width, height, multiple)].append(index)
-    groups = []
+    groups: list[list[int]] = []
     for (width, height), indices in alike.items():
         size = max(1, max_pixels // (width * height))
         groups.extend(indices[i : i + size] for i in range(0, len(indices), size))

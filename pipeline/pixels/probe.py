@@ -85,8 +85,9 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits) -> str | 
         return f"{megapixels:.0f} megapixels, more than the limit of {limits.max_pixels / 1e6:.0f}"
     if len(data) > limits.max_bytes:
         return f"{len(data) / 1e6:.0f} MB, more than the limit of {limits.max_bytes / 1e6:.0f}"
-    if getattr(image, "n_frames", 1) > 1:
-        return f"animated or of several pages ({image.n_frames} frames)"
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1:
+        return f"animated or of several pages ({num_frames} frames)"
     tags = getattr(image, "tag_v2", {})
     if _DNG_VERSION in tags or (_SUB_DIRECTORIES in tags and _MAKE in tags):
         return "a camera's raw file"

@@ -1,12 +1,14 @@
 """Decode an archive into image files.
 
-    row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written -> driver counts
+row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written -> driver counts
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import cast
 
 import pyarrow as pa
 import ray.data
@@ -60,8 +62,7 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     results = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            read_rows,
-            fn_kwargs={"archive_url": archive.storage.url, "include": job.include},
+            partial(read_rows, archive_url=archive.storage.url, include=job.include),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=plan.cpus_per_read,
@@ -73,7 +74,7 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
         )
     )
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in batch.to_pylist():
+        for row in cast(pa.Table, batch).to_pylist():
             summary.num_photos += 1
             if row["reason"] is not None:
                 summary.fail(row["key"], row["reason"])
@@ -122,5 +123,3 @@ def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -
         )
         for key in keys
     )  # fmt: skip
-
-

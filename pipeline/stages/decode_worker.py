@@ -71,7 +71,7 @@ class DecodeWorker:
                 try:
                     codec = decoder(rows[0].codec or "", rows[0].model, options)
                     return list(codec.decode([row.image or b"" for row in rows]))
-                except Exception:  # noqa: S110 (each photo alone tells which one it was, below)
+                except Exception:
                     pass
             return [_decode_alone(row, options) for row in rows]
 

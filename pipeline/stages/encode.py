@@ -13,6 +13,7 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
 from pipeline.stages.job import Clock, JobSummary, OnProgress, Progress, actor_options, prepare
 from pipeline.storage import Storage
 
+BLOCK_PHOTOS = 16
 _MAX_TRIES = 3
 
 
@@ -46,7 +48,7 @@ class EncodeJob:
     limits: PixelLimits = DEFAULT_LIMITS
     commit_interval_s: float = 5.0
     """At most this much finished work is lost when the job dies."""
-    block_photos: int = 16
+    block_photos: int = BLOCK_PHOTOS
     block_bytes: int = 32 << 20
     """Source bytes that travel to an actor at once."""
 
@@ -105,7 +107,7 @@ def read_block(table: pa.Table) -> pa.Table:
     return table
 
 
-def _stream(job: EncodeJob, photos: list[Photo]):  # type: ignore[no-untyped-def]
+def _stream(job: EncodeJob, photos: list[Photo]) -> Iterator[list[EncodedPhoto]]:
     """Lists of finished rows, as the actors finish them."""
     plan = prepare(job.options.device)
     settings = EncodeSettings(

@@ -24,6 +24,7 @@ from pipeline.pixels.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome, PhotoHeader, encoded_to_table, photos_from_table
 
 log = logging.getLogger(__name__)
+MAX_BATCH_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class EncodeSettings:
     codec: str = "ditic-small"
     options: CodecOptions = CodecOptions()
     limits: PixelLimits = DEFAULT_LIMITS
-    max_batch_pixels: int = 2_000_000
+    max_batch_pixels: int = MAX_BATCH_PIXELS
     """Padded pixels that are encoded at once; a larger photo goes alone."""
     num_decode_threads: int = 2
     """Threads that decode pixels."""
@@ -108,7 +109,7 @@ class EncodeWorker:
             return _Job(_kept(row, data, "too large to decode in the memory of this machine"))
 
     def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
-        shapes = [job.pixels.shape[:2] for job in jobs if job.pixels is not None]
+        shapes = [(job.pixels.shape[0], job.pixels.shape[1]) for job in jobs if job.pixels is not None]
         info, settings = self._codec.info, self._settings
         for group in batches(shapes, multiple=info.multiple, max_pixels=settings.max_batch_pixels):
             batch = [jobs[i] for i in group]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 import ray.data
@@ -72,7 +73,7 @@ def prepare(device: str) -> PoolPlan:
         SettingError: the device is not there.
     """
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -81,7 +82,7 @@ def prepare(device: str) -> PoolPlan:
     return plan_pool(ray.cluster_resources(), num_nodes=len(nodes), device=device)
 
 
-def actor_options(plan: PoolPlan) -> dict[str, object]:
+def actor_options(plan: PoolPlan) -> dict[str, Any]:
     """Keyword arguments of `map_batches` for the actor pool."""
     threads = {name: str(plan.threads_per_actor) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {

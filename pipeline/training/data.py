@@ -35,7 +35,9 @@ def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4)
     if not photos:
         raise SettingError(f"no photo of at least {min_side} pixels a side in {', '.join(map(str, sources))}")
     if len(photos) < len(decoded):
-        log.warning("%d of %d files left out: unreadable or under %d pixels", len(decoded) - len(photos), len(decoded), min_side)
+        log.warning(
+            "%d of %d files left out: unreadable or under %d pixels", len(decoded) - len(photos), len(decoded), min_side
+        )
     return photos
 
 

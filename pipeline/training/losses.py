@@ -1,6 +1,6 @@
 """What training minimises: rate, squared error on the [-1, 1] scale, and the distance of the decoded latent.
 
-    total = rate_weight * bits per pixel + mse(x, x_hat) + alignment_weight * |x0 - lat|^2 / |lat|^2
+total = rate_weight * bits per pixel + mse(x, x_hat) + alignment_weight * |x0 - lat|^2 / |lat|^2
 """
 
 from __future__ import annotations

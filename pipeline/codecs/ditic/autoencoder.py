@@ -1,8 +1,8 @@
 """Pixels <-> continuous latent: DC-AE, and ELIC's analysis transform as the auxiliary encoder.
 
-    x    B x 3 x H x W, in [-1, 1]
-    lat  B x 32 x H/f x W/f, f = 32 at full size
-    aux  B x 320 x H/16 x W/16
+x    B x 3 x H x W, in [-1, 1]
+lat  B x 32 x H/f x W/f, f = 32 at full size
+aux  B x 320 x H/16 x W/16
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ class DCB(nn.Module):
         c = out_channels
         if in_channels != c:
             self.adaptor = nn.Conv2d(in_channels, c, 1)
-        self.dc = nn.Sequential(
-            nn.Conv2d(c, c, 1), WSiLU(), nn.Conv2d(c, c, 3, padding=1, groups=c), nn.Conv2d(c, c, 1)
-        )
+        self.dc = nn.Sequential(nn.Conv2d(c, c, 1), WSiLU(), nn.Conv2d(c, c, 3, padding=1, groups=c), nn.Conv2d(c, c, 1))
         self.ffn = FeedForward(c)
         self.add_dc = Add()
         self.add_ffn = Add()

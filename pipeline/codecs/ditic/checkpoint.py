@@ -117,7 +117,7 @@ def _float_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_alias(name: str) -> bool:
     # `branch1` is stored once; the names beside it are the same module. Adapters have no twin.
-    return ".up." in name and name.startswith("codec.") or name.endswith((".down.weight", ".down.bias")) and "g_a" in name
+    return (".up." in name and name.startswith("codec.")) or (name.endswith((".down.weight", ".down.bias")) and "g_a" in name)
 
 
 def _fingerprint(config: str, specs: str, tensors: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,7 @@
 """DiT-IC as a codec: photos -> exact bitstreams -> photos.
 
-    encode: pad -> analyse (float) -> y, z -> exact entropy model -> rANS -> container
-    decode: container -> rANS and exact entropy model, step by step -> heads, transformer, autoencoder (float) -> crop
+encode: pad -> analyse (float) -> y, z -> exact entropy model -> rANS -> container
+decode: container -> rANS and exact entropy model, step by step -> heads, transformer, autoencoder (float) -> crop
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class DiTICCodec:
     def _decode_group(self, opened: Sequence[tuple[Header, bytes]]) -> list[Pixels]:
         y_hat, scales = self._read(opened)
         memory_format = torch.channels_last
-        heads = self.model.codec.heads(y_hat.contiguous(memory_format=memory_format), scales.contiguous(memory_format=memory_format))
+        heads = self.model.codec.heads(
+            y_hat.contiguous(memory_format=memory_format), scales.contiguous(memory_format=memory_format)
+        )
         x_hat = self.model.render(self.model.denoise(heads))
         pixels = x_hat.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return [crop(p, h.width, h.height) for p, (h, _) in zip(pixels, opened, strict=True)]

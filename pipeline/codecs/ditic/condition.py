@@ -1,6 +1,6 @@
 """The tokens that steer the transformer: pooled from the decoded latent, no text, no extra bits.
 
-    prompt  B x C x H/f x W/f  ->  condition  B x (48 + 29) x 2304
+prompt  B x C x H/f x W/f  ->  condition  B x (48 + 29) x 2304
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ class Condition(nn.Module):
         self.num_latent_tokens = config.num_latent_tokens
         self.pattern = nn.Parameter(0.02 * torch.randn(1, config.num_learned_tokens, prompt_channels))
         c = config.channels
-        self.align = nn.Sequential(
-            nn.Linear(prompt_channels, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c)
-        )
+        self.align = nn.Sequential(nn.Linear(prompt_channels, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
 
     def forward(self, prompt: Tensor) -> Tensor:  # B x C x h x w -> B x tokens x channels
         tokens = F.adaptive_avg_pool1d(prompt.flatten(2), self.num_latent_tokens).transpose(1, 2)

@@ -120,8 +120,7 @@ class ExactEntropyModel:
 
     def num_symbols(self, height: int, width: int) -> int:
         """Symbols of one photo whose y is height x width."""
-        y_channels = self.codec.g_s.synthesis_transform[0].dc[0].in_channels
-        return y_channels * height * width + self.z_medians.shape[1] * (height // 4) * (width // 4)
+        return self.codec.y_channels * height * width + self.z_medians.shape[1] * (height // 4) * (width // 4)
 
     def _base(self, z_symbols: Tensor) -> Fixed:
         values = z_symbols.double() * 2.0**self.z_bits + self.z_medians

@@ -76,11 +76,15 @@ class LatentCodec(nn.Module):
         super().__init__()
         c = config.latent
         y, z = c.y_channels, c.z_channels
+        self.y_channels = y
         self.g_a = Analysis(c, config.autoencoder.latent_channels, config.aux_encoder.out_channels, config.aux_stride)
         self.h_a = HyperAnalysis(y, z)
         self.h_s = HyperSynthesis(y, z)
-        self.g_c = _Stack("block", *(DCB(c.context_channels, c.context_channels) for _ in range(c.num_context_blocks)),
-                          nn.Conv2d(c.context_channels, c.context_channels, 1))
+        self.g_c = _Stack(
+            "block",
+            *(DCB(c.context_channels, c.context_channels) for _ in range(c.num_context_blocks)),
+            nn.Conv2d(c.context_channels, c.context_channels, 1),
+        )
         self.adapter_in = _per_step(lambda: Adapter(y, c.context_channels, kernel=c.adapter_kernel))
         self.adapter_out = _per_step(lambda: Adapter(c.context_channels, 2 * y, kernel=c.adapter_kernel))
         self.LRP = _per_step(lambda: _Stack("block", Adapter(2 * y, y, kernel=c.adapter_kernel)))
@@ -99,7 +103,7 @@ class LatentCodec(nn.Module):
         if config.autoencoder.narrow:
             with torch.no_grad():
                 # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
-                self.g_a.analysis_transform[2].down.weight.mul_(10)
+                self.g_a.shrink.weight.mul_(10)
 
         self.entropy_bottleneck = EntropyBottleneck(z)
         self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
@@ -155,9 +159,7 @@ class LatentCodec(nn.Module):
     def heads(self, y_hat: Tensor, scales: Tensor) -> Heads:
         """Mean, log-variance, residual and prompt of the latent, at twice the height and width of `y_hat`."""
         scales = scales.clamp(min=SCALE_TABLE[0])
-        return Heads(
-            mean=self.g_s(y_hat), logvar=self.scale(scales), residual=self.aux(y_hat), prompt=self.prompt(y_hat)
-        )
+        return Heads(mean=self.g_s(y_hat), logvar=self.scale(scales), residual=self.aux(y_hat), prompt=self.prompt(y_hat))
 
     def z_medians(self) -> Tensor:
         """Centre of each channel of z, constant to the gradient (the auxiliary loss moves it)."""
@@ -184,9 +186,15 @@ class Analysis(nn.Module):
         self.pre1 = nn.Sequential(_conv3x3(lat_channels, c.lat_channels))
         self.pre2 = nn.Sequential(Down3x3(aux_channels, c.aux_channels, stride=aux_stride))
         y = c.y_channels
-        self.analysis_transform = nn.Sequential(
-            DCB(width, width), DCB(width, width), Down3x3(width, y), DCB(y, y), DCB(y, y)
-        )
+        down = Down3x3(width, y)
+        self.analysis_transform = nn.Sequential(DCB(width, width), DCB(width, width), down, DCB(y, y), DCB(y, y))
+
+    @property
+    def shrink(self) -> nn.Conv2d:
+        """The convolution that sets the scale of y."""
+        down = self.analysis_transform[2]
+        assert isinstance(down, Down3x3)
+        return down.down
 
     def forward(self, lat: Tensor, aux: Tensor) -> Tensor:
         return self.analysis_transform(torch.cat((self.pre1(lat), self.pre2(aux)), dim=1))

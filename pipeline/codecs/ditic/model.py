@@ -1,8 +1,9 @@
 """The whole of DiT-IC as one module: the training pass, and the float halves that the codec runs around the entropy path.
 
-    x --DC-AE encoder--> lat --.                                    .--> mean, logvar, residual --.
-      --aux encoder----> aux --+--LatentCodec--> y_hat, scales --heads                            +--one step--> x0 --DC-AE decoder--> x_hat
-                                                                    '--> prompt --Condition-------'
+x --DC-AE encoder--> lat --.                                    .--> mean, logvar, residual --.
+  --aux encoder----> aux --+--LatentCodec--> y_hat, scales --heads                            +--one step--> x0
+                                                                '--> prompt --Condition-------'
+x0 --DC-AE decoder--> x_hat
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ import pytest
 from pipeline.entropy.container import CODEC_IDS, MAX_SIDE, Header, pack, symbols_checksum, unpack
 from pipeline.errors import CorruptStreamError, StreamError, UnknownModelError
 
-HEADER = Header(
-    codec="ditic-small", arithmetic="exact-1", model="0123456789abcdef", width=300, height=5, checksum=0x01020304
-)
+HEADER = Header(codec="ditic-small", arithmetic="exact-1", model="0123456789abcdef", width=300, height=5, checksum=0x01020304)
 
 
 def test_layout_is_the_documented_one() -> None:
@@ -22,9 +20,7 @@ def test_layout_is_the_documented_one() -> None:
 @pytest.mark.parametrize("codec", sorted(CODEC_IDS))
 @pytest.mark.parametrize("size", [(1, 1), (127, 128), (16383, 16384), (MAX_SIDE, MAX_SIDE)])
 def test_headers_come_back_in_at_most_24_bytes(codec: str, size: tuple[int, int]) -> None:
-    header = Header(
-        codec=codec, arithmetic="float", model="f" * 16, width=size[0], height=size[1], checksum=0xFFFFFFFF
-    )
+    header = Header(codec=codec, arithmetic="float", model="f" * 16, width=size[0], height=size[1], checksum=0xFFFFFFFF)
     stream = pack(header, b"payload")
     assert len(stream) - len(b"payload") <= 24
     assert unpack(stream) == (header, b"payload")

@@ -60,7 +60,12 @@ def test_photos_come_back_with_key_format_metadata_and_time(source: Path, tmp_pa
     assert rows.keys() == before.keys()
     for key, row in rows.items():
         header = probe((source / key).read_bytes())
-        assert (row.width, row.height, row.format, row.mode) == (header.width, header.height, header.format, header.mode)
+        assert (row.width, row.height, row.format, row.mode) == (
+            header.width,
+            header.height,
+            header.format,
+            header.mode,
+        )
         assert row.source_sha256 == before[key]
         assert row.exif == header.metadata.exif
         assert row.bpp == pytest.approx(8 * len(row.image or b"") / (header.width * header.height), rel=1e-5)

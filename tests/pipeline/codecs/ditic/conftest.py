@@ -33,8 +33,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, photos: list[NDArray[
     model = DiTIC(DiTICConfig.tiny())
     with torch.no_grad():
         # Random weights give latents near zero; spread them so that symbols of many sizes are coded.
-        model.codec.g_a.analysis_transform[-1].ffn[2].weight.mul_(40)
-        model.codec.h_a.reduction[-1].conv.ffn[2].weight.mul_(20)
+        model.codec.g_a.shrink.weight.mul_(5)
     freeze_model(model, path, photos, {"data": "none"})
     return path
 

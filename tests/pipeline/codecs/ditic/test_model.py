@@ -50,8 +50,8 @@ def test_forward_keeps_the_photo_size_and_gives_a_finite_rate(config: DiTICConfi
 def test_the_four_steps_code_every_position_of_every_channel_once() -> None:
     y = torch.arange(1.0, 1 + 2 * 8 * 4 * 6).view(2, 8, 4, 6)
     masks = [step_mask(k, y) for k in range(NUM_STEPS)]
-    assert torch.equal(sum(masks), torch.ones(1, 8, 4, 6))
-    assert torch.equal(sum(unpack(pack(y, k), k) for k in range(NUM_STEPS)), y)
+    assert torch.equal(torch.stack(masks).sum(0), torch.ones(1, 8, 4, 6))
+    assert torch.equal(torch.stack([unpack(pack(y, k), k) for k in range(NUM_STEPS)]).sum(0), y)
     # Each step codes one channel group at every position of the picture.
     assert all(torch.equal(m.view(4, 2, 4, 6).sum((0, 1)), torch.full((4, 6), 2.0)) for m in masks)
 
