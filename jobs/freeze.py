@@ -29,6 +29,6 @@ def freeze(
         return
     typer.echo(f"{out}: {report.num_bytes / 2**20:.1f} MiB, fingerprint {report.fingerprint}")
     typer.echo(
-        f"rate on {report.num_photos} photos: {report.float_bpp:.4f} bpp in float, {report.exact_bpp:.4f} bpp in real "
-        f"streams; exactness, tables and containers cost {report.rate_cost_percent:+.2f}%"
+        f"rate on {report.num_photos} photos: {report.float_bpp:.4f} bpp in float, {report.exact_bpp:.4f} bpp exact "
+        f"({report.rate_cost_percent:+.2f}%), {report.stream_bpp:.4f} bpp with containers"
     )

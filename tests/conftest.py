@@ -12,6 +12,17 @@ import pytest
 PHOTOS = Path(__file__).parent / "photos"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of CUDA are skipped, with that reason, where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
 @pytest.fixture(scope="session")
 def photo_files() -> dict[str, bytes]:
     """Name -> bytes of the sample photos."""

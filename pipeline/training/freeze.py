@@ -1,7 +1,7 @@
 """Float checkpoint in, exact checkpoint out, and the rate it cost.
 
-The entropy path becomes integers calibrated on real photos; the rest is stored as float16. Rates are measured on the same
-photos: the float model's cross-entropy against the bytes that the exact codec really writes.
+The entropy path becomes integers calibrated on real photos; the rest is stored as float16. Rates are those of real rANS
+payloads of the same photos, under the same tables.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
-from pipeline.codecs.ditic.exact import quantise
-from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, pack
+from pipeline.codecs.ditic.exact import cdf_tables, quantise
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE, pack
 from pipeline.codecs.ditic.model import DiTIC
+from pipeline.entropy.container import unpack
+from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.fixed_point import observe
+from pipeline.entropy.tables import CdfTables
 from pipeline.pixels.padding import pad
 from pipeline.training.loop import load_averaged
 
@@ -33,9 +36,11 @@ class FreezeReport:
     fingerprint: str
     num_photos: int
     float_bpp: float
-    """Cross-entropy of the rounded latents under the float model."""
+    """Payloads when the float entropy model chooses symbols and CDF rows."""
     exact_bpp: float
-    """Bytes of the streams, containers included."""
+    """Payloads of the exact codec."""
+    stream_bpp: float
+    """The same with their containers."""
     rate_cost_percent: float
     num_bytes: int
     """Of the file."""
@@ -68,11 +73,12 @@ def freeze_model(
     # The integer tables of the format: computed here, once, and stored; never when a codec is loaded.
     model.codec.entropy_bottleneck.update(force=True, update_quantiles=True)
     model.codec.gaussian_conditional.update()
-    bits, largest_z = 0.0, 0.0
+    tables = cdf_tables(model.codec)
+    float_bytes, largest_z = 0, 0.0
     with observe(model.codec, ENTROPY_PATH) as ranges:
         for photo in calibration:
-            photo_bits, z = _float_rate(model, photo)
-            bits += photo_bits
+            num_bytes, z = _float_bytes(model, photo, tables)
+            float_bytes += num_bytes
             largest_z = max(largest_z, float(z.abs().max()))
     specs, tensors = quantise(model.codec, ranges, largest_z)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,30 +86,37 @@ def freeze_model(
 
     codec = DiTICCodec.load(target)
     num_pixels = sum(photo.shape[0] * photo.shape[1] for photo in calibration)
-    exact_bits = sum(8 * len(codec.encode([photo])[0]) for photo in calibration)
+    streams = [codec.encode([photo])[0] for photo in calibration]
+    exact_bytes = sum(len(unpack(stream)[1]) for stream in streams)
     return FreezeReport(
         fingerprint=fingerprint,
         num_photos=len(calibration),
-        float_bpp=round(bits / num_pixels, 5),
-        exact_bpp=round(exact_bits / num_pixels, 5),
-        rate_cost_percent=round(100 * (exact_bits / bits - 1), 3),
+        float_bpp=round(8 * float_bytes / num_pixels, 5),
+        exact_bpp=round(8 * exact_bytes / num_pixels, 5),
+        stream_bpp=round(8 * sum(map(len, streams)) / num_pixels, 5),
+        rate_cost_percent=round(100 * (exact_bytes / float_bytes - 1), 3),
         num_bytes=target.stat().st_size,
     )
 
 
-def _float_rate(model: DiTIC, photo: NDArray[np.uint8]) -> tuple[float, Tensor]:
-    """Bits of one photo under the float model, with rounded latents; and its z."""
+def _float_bytes(model: DiTIC, photo: NDArray[np.uint8], tables: CdfTables) -> tuple[int, Tensor]:
+    """Payload of one photo when the float entropy model chooses symbols and CDF rows; and its z."""
     x = torch.from_numpy(pad(photo, model.config.multiple)).permute(2, 0, 1)[None].float() / 127.5 - 1
     codec = model.codec
     y = codec.g_a(*model.analyse(x))
     z = codec.h_a(y)
-    z_hat, z_likelihoods = codec.entropy_bottleneck(z, training=False)
-    bits = [-z_likelihoods.log2().sum()]
+    medians = codec.z_medians().view(1, -1, 1, 1)
+    z_symbols = torch.round(z - medians)
+    z_rows = torch.arange(z.shape[1]).view(1, -1, 1, 1).expand_as(z) + len(SCALE_TABLE)
+    symbols, rows = [z_symbols.flatten()], [z_rows.flatten()]
+    thresholds = torch.tensor(SCALE_TABLE[:-1])
 
     def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
-        packed = pack(y, k)
-        bits.append(-codec.gaussian_conditional(packed, scale, mean, training=False)[1].log2().sum())
-        return torch.round(packed - mean)
+        rounded = torch.round(pack(y, k) - mean)
+        symbols.append(rounded.flatten())
+        rows.append(torch.bucketize(scale.contiguous(), thresholds).flatten())
+        return rounded
 
-    codec.context_steps(codec.hyper_synthesis(z_hat), code)
-    return float(torch.stack(bits).sum()), z
+    codec.context_steps(codec.hyper_synthesis(z_symbols + medians), code)
+    coded = (torch.cat(part).to(torch.int32).numpy() for part in (symbols, rows))
+    return len(encode_symbols(*coded, tables)), z

@@ -156,10 +156,14 @@ def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict
     tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).to(torch.int16)
     # A scale belongs to row i when exactly i entries of the table lie below it; the last row has no upper end.
     tensors["scale_thresholds"] = torch.floor(torch.tensor(SCALE_TABLE[:-1]).double() * 2.0**scale_bits).to(torch.int32)
-    gaussian, bottleneck = codec.gaussian_conditional, codec.entropy_bottleneck
-    tables = _tables_of(gaussian).concat(_tables_of(bottleneck))
-    tensors.update({f"cdf.{name}": torch.from_numpy(array.copy()) for name, array in tables.to_arrays().items()})
+    arrays = cdf_tables(codec).to_arrays()
+    tensors.update({f"cdf.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return specs, tensors
+
+
+def cdf_tables(codec: LatentCodec) -> CdfTables:
+    """Rows of the 64 Gaussians, then of the channels of z, as compressai computed them."""
+    return _tables_of(codec.gaussian_conditional).concat(_tables_of(codec.entropy_bottleneck))
 
 
 def _tables_of(model: Any) -> CdfTables:

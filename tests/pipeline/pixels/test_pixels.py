@@ -58,8 +58,16 @@ def test_orientation_is_applied_once(photo_files: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_shows_the_same_picture(orientation: int, photo_files: dict[str, bytes]) -> None:
     picture = read_pixels(photo_files["sunset.png"])
-    turned = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
-              6: np.rot90(picture), 7: picture[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(picture, -1)}[orientation]  # fmt: skip
+    turned = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture),
+        7: picture[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(picture, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
