@@ -37,11 +37,24 @@ def connected(address: str | None = None) -> Iterator[None]:
         }
     # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(**options)
+    with _quiet_stderr():  # it announces even that setting
+        ray.init(**options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _memory_bytes() -> int:
