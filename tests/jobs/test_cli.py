@@ -31,7 +31,7 @@ def photoark(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, bytes]) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for name in ("wine.jpg", "sunset.png", "market.jpg"):
+    for name in ("wine.jpg", "sunset.png", "brushes.jpg"):
         (folder / name).write_bytes(photo_files[name])
     (folder / "notes.txt").write_text("no photo")
     return folder
@@ -57,7 +57,7 @@ def test_encode_again_finds_nothing_to_do(source: Path, archive: Path) -> None:
 
 
 def test_ls_and_stat_tell_what_is_there(archive: Path) -> None:
-    assert photoark("ls", archive).stdout.split("\n")[:-1] == ["market.jpg", "notes.txt", "sunset.png", "wine.jpg"]
+    assert photoark("ls", archive).stdout.split("\n")[:-1] == ["brushes.jpg", "notes.txt", "sunset.png", "wine.jpg"]
     assert photoark("ls", archive, "--include", "*.png").stdout.strip() == "sunset.png"
     rows = [json.loads(line) for line in photoark("ls", archive, "--json").stdout.splitlines()]
     assert {row["key"]: row["outcome"] for row in rows}["notes.txt"] == "failed"
@@ -70,11 +70,11 @@ def test_ls_and_stat_tell_what_is_there(archive: Path) -> None:
 
 
 def test_restore_writes_a_file_or_standard_output(archive: Path, tmp_path: Path, source: Path) -> None:
-    result = photoark("restore", archive, "market.jpg", "-o", tmp_path / "m.jpg", "--json")
+    result = photoark("restore", archive, "brushes.jpg", "-o", tmp_path / "m.jpg", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["codec"] == "webp"
-    assert (tmp_path / "m.jpg").stat().st_mtime == pytest.approx((source / "market.jpg").stat().st_mtime, abs=1e-5)
-    piped = subprocess.run([*PHOTOARK, "restore", str(archive), "market.jpg", "-o", "-"], capture_output=True, check=True)
+    assert (tmp_path / "m.jpg").stat().st_mtime == pytest.approx((source / "brushes.jpg").stat().st_mtime, abs=1e-5)
+    piped = subprocess.run([*PHOTOARK, "restore", str(archive), "brushes.jpg", "-o", "-"], capture_output=True, check=True)
     assert Image.open(io.BytesIO(piped.stdout)).size == (515, 900)
 
 

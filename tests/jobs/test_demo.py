@@ -21,7 +21,7 @@ def photoark(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_demo_shows_every_photo_and_a_contact_sheet(tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    for name in ("market.jpg", "sunset.png", "LICENSES.md"):
+    for name in ("brushes.jpg", "sunset.png", "LICENSES.md"):
         shutil.copy2(PHOTOS / name, photos)
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
 
@@ -29,9 +29,9 @@ def test_demo_shows_every_photo_and_a_contact_sheet(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
-    assert {"market.jpg", "sunset.png"} <= set(rows)
+    assert {"brushes.jpg", "sunset.png"} <= set(rows)
     assert "LICENSES.md" not in rows
-    for name, size in (("market.jpg", "515x900"), ("sunset.png", "500x333")):
+    for name, size in (("brushes.jpg", "515x900"), ("sunset.png", "500x333")):
         _, pixels, bytes_before, bytes_after, bpp, psnr, ms_ssim = rows[name]
         assert pixels == size
         assert int(bytes_before.replace(",", "")) == len(before[name])

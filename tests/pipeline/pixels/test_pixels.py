@@ -43,7 +43,7 @@ def test_a_photo_comes_back_in_its_format_with_its_metadata(name: str, photo_fil
 def test_samples_hold_what_they_are_there_for(photo_files: dict[str, bytes]) -> None:
     headers = {name: probe(data) for name, data in photo_files.items()}
     assert {h.format for h in headers.values()} == {"JPEG", "PNG", "WEBP", "TIFF", "HEIF"}
-    assert headers["market.jpg"].orientation == 6
+    assert headers["brushes.jpg"].orientation == 6
     assert headers["greentock.jpg"].mode == "L"
     assert any(h.metadata.icc for h in headers.values())
     assert any(h.metadata.xmp for h in headers.values())
@@ -51,8 +51,8 @@ def test_samples_hold_what_they_are_there_for(photo_files: dict[str, bytes]) -> 
 
 
 def test_orientation_is_applied_once(photo_files: dict[str, bytes]) -> None:
-    stored = Image.open(io.BytesIO(photo_files["market.jpg"]))
-    assert np.array_equal(read_pixels(photo_files["market.jpg"]), np.rot90(np.asarray(stored), -1))
+    stored = Image.open(io.BytesIO(photo_files["brushes.jpg"]))
+    assert np.array_equal(read_pixels(photo_files["brushes.jpg"]), np.rot90(np.asarray(stored), -1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -161,7 +161,7 @@ def test_wrong_settings_start_nothing(source: Path, tmp_path: Path) -> None:
 def test_the_small_model_encodes_and_restores(source: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    for name in ("wine.jpg", "umang.tiff", "sunset.png"):
+    for name in ("wine.jpg", "seeding.tiff", "sunset.png"):
         shutil.copy2(next(source.rglob(name)), small / name)
     job = EncodeJob(source=str(small), archive=str(tmp_path / "archive"))
     assert encode(job).num_encoded == 3
@@ -177,7 +177,7 @@ def test_the_small_model_encodes_and_restores(source: Path, tmp_path: Path) -> N
 @pytest.mark.s3
 def test_bucket_to_bucket(s3_url: str, photo_files: dict[str, bytes]) -> None:
     source = Storage(f"{s3_url}/photos")
-    for name in ("wine.jpg", "picos de europa.jpg", "sunset.png", "umang.tiff"):
+    for name in ("wine.jpg", "picos de europa.jpg", "sunset.png", "seeding.tiff"):
         source.write(name, photo_files[name])
     job = EncodeJob(source=source.url, archive=f"{s3_url}/archive", codec="webp")
     assert encode(job).num_encoded == 4
@@ -185,7 +185,7 @@ def test_bucket_to_bucket(s3_url: str, photo_files: dict[str, bytes]) -> None:
     assert verify(Archive.open(job.archive)).is_clean
     restored = Storage(f"{s3_url}/restored")
     assert decode(DecodeJob(archive=job.archive, destination=restored.url)).num_restored == 4
-    for name in ("wine.jpg", "picos de europa.jpg", "sunset.png", "umang.tiff"):
+    for name in ("wine.jpg", "picos de europa.jpg", "sunset.png", "seeding.tiff"):
         assert read_pixels(restored.read(name)).shape == read_pixels(photo_files[name]).shape
 
 
