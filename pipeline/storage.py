@@ -68,7 +68,8 @@ class Storage:
         with self._failing("cannot be listed"):
             for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
                 if info.type == fs.FileType.File:
-                    path = info.path[len(self.root) :].lstrip("/")
+                    # fsspec's memory file system puts a slash in front of what it was given without one.
+                    path = info.path.lstrip("/").removeprefix(self.root.strip("/")).lstrip("/")
                     modified = info.mtime.replace(tzinfo=info.mtime.tzinfo or UTC) if info.mtime else None
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=info.size, modified_at=modified)
 

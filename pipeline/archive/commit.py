@@ -142,5 +142,6 @@ class Archive:
                 continue
             self._keys.update(row.key for row in fresh)
             self._seen.add(shard.path)
+            self.refresh()
             return len(fresh)
         raise ArchiveError(f"{self.storage.url}: other writers won {_MAX_TRIES} commits in a row; run the command again")

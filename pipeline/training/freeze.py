@@ -118,5 +118,5 @@ def _float_bytes(model: DiTIC, photo: NDArray[np.uint8], tables: CdfTables) -> t
         return rounded
 
     codec.context_steps(codec.hyper_synthesis(z_symbols + medians), code)
-    coded = (torch.cat(part).to(torch.int32).numpy() for part in (symbols, rows))
-    return len(encode_symbols(*coded, tables)), z
+    coded, indexes = (torch.cat(part).to(torch.int32).numpy() for part in (symbols, rows))
+    return len(encode_symbols(coded, indexes, tables)), z

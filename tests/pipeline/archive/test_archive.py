@@ -1,0 +1,187 @@
+"""The archive: what is committed is there once, readable by others, and damage is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.lookup import find
+from pipeline.archive.shard_reader import list_fragments, read_rows
+from pipeline.archive.summary import summarise
+from pipeline.archive.verify import verify
+from pipeline.errors import ArchiveDamagedError, ArchiveNotFoundError, CorruptStreamError, KeyNotFoundError
+from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, Outcome
+
+
+def row(key: str, *, size: int = 500, outcome: Outcome = Outcome.ENCODED) -> EncodedPhoto:
+    """A row of random bytes."""
+    failed = outcome is Outcome.FAILED
+    return EncodedPhoto(
+        key=key,
+        image=None if failed else os.urandom(size),
+        codec=None if failed else "webp",
+        model=None,
+        outcome=outcome,
+        reason="the file is empty" if failed else None,
+        source_uri=f"/photos/{key}",
+        source_bytes=1000,
+        width=None if failed else 40,
+        height=None if failed else 20,
+        bpp=None if failed else size * 8 / 800,
+        exif=b"II*\0" if not failed else None,
+        encoded_at=datetime.now(UTC),
+    )
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive.open_or_create(str(tmp_path / "archive"))
+
+
+def folder(archive: Archive) -> Path:
+    return Path(archive.storage.url)
+
+
+def test_rows_come_back_as_they_were(archive: Archive) -> None:
+    rows = [row(f"{i:02d}.jpg") for i in range(5)] + [row("z.jpg", outcome=Outcome.FAILED)]
+    assert archive.commit(list(reversed(rows))) == 6
+    reopened = Archive.open(archive.storage.url)
+    assert list(read_rows(reopened)) == rows
+    assert reopened.keys() == {r.key for r in rows}
+    assert find(reopened, "03.jpg") == rows[3]
+    with pytest.raises(KeyNotFoundError, match=r"absent\.jpg"):
+        find(reopened, "absent.jpg")
+
+
+def test_a_key_is_committed_once(archive: Archive) -> None:
+    first = row("a")
+    assert archive.commit([first, row("b")]) == 2
+    assert archive.commit([row("a"), row("b")]) == 0
+    assert Archive.open(archive.storage.url).commit([row("a"), row("c"), row("c")]) == 1
+    assert find(Archive.open(archive.storage.url), "a") == first
+    assert verify(Archive.open(archive.storage.url)).num_rows == 3
+
+
+def race(url: str) -> None:
+    """Four writers, each with keys that the next one has too."""
+    writers = [Archive.open(url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda i: writers[i].commit([row(f"{j:02d}") for j in range(5 * i, 5 * i + 10)]), range(4)))
+    report = verify(Archive.open(url))
+    assert sum(counts) == report.num_rows == 25
+    assert report.is_clean
+
+
+def test_writers_that_race_never_duplicate_a_key(archive: Archive) -> None:
+    race(archive.storage.url)
+
+
+@pytest.mark.s3
+def test_writers_that_race_on_s3_never_duplicate_a_key(s3_url: str) -> None:
+    race(Archive.open_or_create(f"{s3_url}/archive").storage.url)
+
+
+def test_a_shard_without_a_commit_is_not_there(archive: Archive) -> None:
+    from pipeline.archive.shard_writer import write_shard
+
+    archive.commit([row("a")])
+    write_shard(archive.storage, [row("b")])
+    assert Archive.open(archive.storage.url).keys() == {"a"}
+    assert verify(Archive.open(archive.storage.url)).is_clean
+
+
+def test_one_photo_is_one_small_row_group_and_its_bytes_lie_in_one_piece(archive: Archive) -> None:
+    rows = [row(f"{i:02d}", size=700_000) for i in range(20)]
+    archive.commit(rows)
+    (shard,) = archive.shards()
+    file = pq.ParquetFile(folder(archive) / shard.path)
+    sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+    assert len(sizes) == 4
+    assert max(sizes) < 4.5e6
+    names = {file.metadata.row_group(0).column(i).path_in_schema: i for i in range(file.metadata.num_columns)}
+    image = file.metadata.row_group(0).column(names["image.bytes"])
+    assert image.compression == "UNCOMPRESSED"
+    assert "RLE_DICTIONARY" not in image.encodings
+    data = (folder(archive) / shard.path).read_bytes()
+    assert all(data.count(r.image) == 1 for r in rows if r.image)
+    features = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert [f.path for f in list_fragments(archive, "07")] == [shard.path]
+
+
+def test_others_can_read_it(archive: Archive) -> None:
+    archive.commit([row("a"), row("b", outcome=Outcome.FAILED)])
+    table = DeltaTable(archive.storage.url).to_pyarrow_table()
+    assert table.column_names == ARCHIVE_SCHEMA.names
+    assert sorted(table["key"].to_pylist()) == ["a", "b"]
+    assert pq.read_table(folder(archive) / archive.shards()[0].path).num_rows == 2
+
+
+def test_patterns_and_totals(archive: Archive) -> None:
+    archive.commit([row("2023/a.jpg"), row("2024/a.jpg"), row("2024/b.png")])
+    archive.commit([row("2024/c.jpg", outcome=Outcome.FAILED)])
+    assert [r.key for r in read_rows(archive, "2024/*.jpg", ["width"])] == ["2024/a.jpg", "2024/c.jpg"]
+    totals = summarise(Archive.open(archive.storage.url))
+    assert (totals.num_photos, totals.num_shards, totals.source_bytes) == (4, 2, 4000)
+    assert totals.outcomes == {"encoded": 3, "failed": 1}
+    assert totals.stream_bytes == 1500
+
+
+def damaged(archive: Archive, change: Callable[[Path], object]) -> list[str]:
+    archive.commit([row("a"), row("b")])
+    (shard,) = archive.shards()
+    change(folder(archive) / shard.path)
+    report = verify(Archive.open(archive.storage.url))
+    assert {d.shard for d in report.damages} == {shard.path}
+    return [d.what for d in report.damages]
+
+
+def test_a_flipped_byte_is_found_with_its_shard(archive: Archive) -> None:
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[data.find(b"II*\0")] ^= 1
+        path.write_bytes(data)
+
+    (what,) = damaged(archive, flip)
+    assert "CRC" in what or "checksum" in what
+    with pytest.raises(ArchiveDamagedError, match="damaged"):
+        find(Archive.open(archive.storage.url), "a")
+
+
+def test_a_missing_shard_is_found(archive: Archive) -> None:
+    (what,) = damaged(archive, Path.unlink)
+    assert "cannot be read" in what
+    assert "'a' to 'b'" in what
+
+
+def test_a_truncated_shard_is_found(archive: Archive) -> None:
+    (what,) = damaged(archive, lambda path: path.write_bytes(path.read_bytes()[:-100]))
+    assert "damaged" in what
+
+
+def test_what_does_not_decode_or_does_not_match_is_named(archive: Archive) -> None:
+    kept = row("kept", outcome=Outcome.KEPT)
+    object.__setattr__(kept, "source_sha256", "0" * 64)
+    archive.commit([row("good"), row("bad"), kept])
+
+    def decode(encoded: EncodedPhoto) -> None:
+        if encoded.key == "bad":
+            raise CorruptStreamError("the symbols do not match")
+
+    report = verify(archive, decode)
+    assert report.num_decoded == 2
+    assert {d.key: d.what.split()[0] for d in report.damages} == {"bad": "the", "kept": "the"}
+
+
+def test_no_archive_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveNotFoundError, match="photoark encode"):
+        Archive.open(str(tmp_path))
