@@ -27,7 +27,7 @@ def restore(
 ) -> None:
     """Restore one photo."""
     from jobs.settings import load_settings
-    from pipeline.restore import restore as run
+    from pipeline.restoration import restore as run
 
     settings = load_settings(config, device=device, weights=weights)
     photo = run(archive, key, format=format.upper() if format else None, options=settings.codec_options())

@@ -32,7 +32,7 @@ def verify(
     options = load_settings(config, device=device, weights=weights).codec_options()
 
     def prove(row: EncodedPhoto) -> None:
-        from pipeline.restore import decode_row
+        from pipeline.restoration import decode_row
 
         decode_row(row, options)
 

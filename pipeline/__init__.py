@@ -10,7 +10,7 @@ __all__ = ["decode", "encode", "restore"]
 _DOORS = {
     "encode": ("pipeline.stages.encode", "encode"),
     "decode": ("pipeline.stages.decode", "decode"),
-    "restore": ("pipeline.restore", "restore"),
+    "restore": ("pipeline.restoration", "restore"),
 }
 
 

@@ -14,7 +14,7 @@ from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError
 from pipeline.pixels.bucket import batches
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
-from pipeline.restore import decode_row, decoder, file_of
+from pipeline.restoration import decode_row, decoder, file_of
 from pipeline.storage import Storage
 
 RESULT_SCHEMA = pa.schema(

@@ -14,7 +14,7 @@ from pipeline.errors import CorruptStreamError, PhotoError, UnknownModelError
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.restore import restore
+from pipeline.restoration import restore
 
 
 @pytest.fixture(scope="module")
