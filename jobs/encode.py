@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.options import ArchiveUrl, AsJson, Config, Device, RayAddress, Weights
+
+if TYPE_CHECKING:
+    from pipeline.stages.encode import EncodeJob
 
 
 def encode(
@@ -20,19 +23,16 @@ def encode(
     weights: Weights = None,
     ray_address: RayAddress = None,
     config: Config = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what there is to do, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count what there is to do, try a few photos, and write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode every photo that the archive does not hold."""
     from jobs.settings import load_settings
 
     settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
-    if dry_run:
-        _count(source, archive, as_json=as_json)
-        return
 
-    from cluster.connect import connected
-    from jobs.progress import shown
     from pipeline.pixels.probe import PixelLimits
     from pipeline.stages.encode import EncodeJob
     from pipeline.stages.encode import encode as run
@@ -45,6 +45,13 @@ def encode(
         limits=PixelLimits(max_pixels=settings.max_pixels),
         commit_interval_s=settings.commit_interval_s,
     )
+    if dry_run:
+        _estimate(job, as_json=as_json)
+        return
+
+    from cluster.connect import connected
+    from jobs.progress import shown
+
     with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
         summary = run(job, on_progress)
     if as_json:
@@ -62,21 +69,19 @@ def encode(
         raise typer.Exit(3)
 
 
-def _count(source: str, archive: str, *, as_json: bool) -> None:
-    from pipeline.archive.commit import Archive
-    from pipeline.errors import ArchiveNotFoundError
-    from pipeline.sources.folder import list_photos
+def _estimate(job: EncodeJob, *, as_json: bool) -> None:
+    from pipeline.stages.estimate import estimate
 
-    try:
-        done = Archive.open(archive).keys()
-    except ArchiveNotFoundError:
-        done = frozenset()
-    photos = list_photos(source)
-    todo = [photo for photo in photos if photo.key not in done]
-    num_bytes = sum(photo.size_bytes for photo in todo)
+    result = estimate(job)
     if as_json:
-        typer.echo(json.dumps({"event": "dry_run", "num_photos": len(photos), "num_todo": len(todo), "bytes_todo": num_bytes}))
-    else:
+        typer.echo(json.dumps({"event": "dry_run", **asdict(result)}))
+        return
+    typer.echo(
+        f"{result.num_photos} files, {result.num_photos - result.num_todo} there already; "
+        f"to do: {result.num_todo} ({result.bytes_todo / 1e6:.2f} MB)"
+    )
+    if result.num_sampled:
         typer.echo(
-            f"{len(photos)} files, {len(photos) - len(todo)} there already; to do: {len(todo)} ({num_bytes / 1e6:.2f} MB)"
+            f"expected from {result.num_sampled} of them, {result.num_sample_failures} of which failed: "
+            f"{result.expected_bytes / 1e6:.2f} MB, {result.expected_s:.0f} s with one process of this machine"
         )

@@ -1,23 +1,8 @@
-"""What a job has to do: the photos of a source, less those that the archive already holds."""
+"""How the photos that a job has to do are cut into blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Set
-
-import pyarrow as pa
-
-from pipeline.records import Photo, photos_to_table
-from pipeline.sources.folder import list_photos
-
-
-def build_manifest(source: str, done: Set[str]) -> pa.Table:
-    """Photos of `source` whose key is not in `done`, sorted by key (`MANIFEST_SCHEMA`).
-
-    Raises:
-        SettingError: the source does not exist.
-        StorageError: it cannot be listed.
-    """
-    return photos_to_table(photo for photo in list_photos(source) if photo.key not in done)
+from pipeline.records import Photo
 
 
 def blocks(photos: list[Photo], *, max_photos: int, max_bytes: int) -> list[list[Photo]]:

@@ -1,4 +1,4 @@
-"""Train a DiT-IC from photos: AdamW, gradient clipping, an exponential moving average, and a checkpoint to go on from.
+"""Train a DiT-IC from photos: Muon and AdamW, gradient clipping, an exponential moving average, and a checkpoint to go on from.
 
 The learning rate warms up, stays constant, and falls linearly to zero over the last part of the steps: a run stopped early
 is resumed with fewer steps and cools down at once, a run that may go on is resumed with more.
@@ -24,6 +24,7 @@ from pipeline.codecs.ditic.model import DiTIC, Output
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.data import load_photos, sample_crops
 from pipeline.training.losses import distortion, rate_distortion
+from pipeline.training.optimizer import MuonAdamW
 
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -157,17 +158,13 @@ class _Run:
         torch.manual_seed(config.seed)
         self.model = DiTIC(model_config).to(config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        # The quantiles of z are found by bisection when the model is frozen; no gradient reaches them.
-        self.parameters = [p for name, p in self.model.named_parameters() if not name.endswith(".quantiles")]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = MuonAdamW(self.model, learning_rate=config.learning_rate)
         path = config.out / CHECKPOINT_NAME
         if path.exists():
             self._load(path)
 
     def update(self, crops: Tensor) -> np.ndarray:
         """One optimizer step over uint8 crops; returns loss, bits per pixel, PSNR in dB."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         x = crops.to(self.config.device).float().div_(127.5).sub_(1).to(memory_format=torch.channels_last)
         if self.step < self.config.autoencoder_steps:
             loss = distortion(x, reconstruct(self.model, x, bf16=self.config.bf16))
@@ -175,12 +172,12 @@ class _Run:
             c = self.config
             output = forward(self.model, x, bf16=c.bf16)
             loss = rate_distortion(x, output, rate_weight=c.rate_weight, alignment_weight=c.alignment_weight)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise SettingError(f"training diverged at step {self.step}: lower the learning rate and resume")
-        self.optimizer.step()
+        self.optimizer.step(learning_rate=self.learning_rate())
         self.average.update_parameters(self.model)
         self.step += 1
         return np.array([loss.total.item(), loss.bpp.item(), loss.psnr])

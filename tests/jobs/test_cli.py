@@ -50,10 +50,22 @@ def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_encode_again_finds_nothing_to_do(source: Path, archive: Path) -> None:
+def test_a_dry_run_of_what_is_done_finds_nothing_to_do(source: Path, archive: Path) -> None:
     result = photoark("encode", source, archive, "--codec", "webp", "--dry-run", "--json")
     assert result.returncode == 0
-    assert json.loads(result.stdout) == {"event": "dry_run", "num_photos": 4, "num_todo": 0, "bytes_todo": 0}
+    found = json.loads(result.stdout)
+    assert (found["event"], found["num_photos"], found["num_todo"], found["expected_bytes"]) == ("dry_run", 4, 0, 0)
+
+
+def test_a_dry_run_tells_what_the_job_comes_to_and_writes_nothing(source: Path, archive: Path, tmp_path: Path) -> None:
+    result = photoark("encode", source, tmp_path / "none", "--codec", "webp", "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["num_todo"], found["num_sampled"], found["num_sample_failures"]) == (4, 4, 1)
+    # All of so small a source is sampled, so what is expected is what comes.
+    assert found["expected_bytes"] == json.loads(photoark("stat", archive, "--json").stdout)["stream_bytes"]
+    assert not (tmp_path / "none").exists()
+    assert "expected from 4 of them" in photoark("encode", source, tmp_path / "none", "--codec", "webp", "--dry-run").stdout
 
 
 def test_ls_and_stat_tell_what_is_there(archive: Path) -> None:

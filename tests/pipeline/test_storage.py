@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SettingError, StorageError
-from pipeline.records import photos_from_table
 from pipeline.sources.folder import list_photos
-from pipeline.sources.manifest import blocks, build_manifest
+from pipeline.sources.manifest import blocks
 from pipeline.storage import Storage
 
 
@@ -77,8 +76,6 @@ def test_photos_are_listed_in_order_without_an_archive_or_hidden_files(tmp_path:
     photos = list_photos(str(tmp_path))
     assert [p.key for p in photos] == ["a b/é.jpg", "arch2.jpg", "b.jpg"]
     assert all(p.size_bytes == 1 and p.modified_at for p in photos)
-    manifest = build_manifest(str(tmp_path), {"b.jpg"})
-    assert [p.key for p in photos_from_table(manifest)] == ["a b/é.jpg", "arch2.jpg"]
     with pytest.raises(SettingError, match="does not exist"):
         list_photos(str(tmp_path / "absent"))
 

@@ -1,0 +1,81 @@
+"""What an encode job would come to, from a sample of its photos; nothing is written and Ray is not started."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pipeline.archive.commit import Archive
+from pipeline.codecs.registry import check_codec
+from pipeline.errors import ArchiveNotFoundError
+from pipeline.records import Photo, encoded_from_table, photos_to_table
+from pipeline.sources.folder import list_photos
+from pipeline.stages.encode import EncodeJob, read_block
+from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+
+NUM_SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What there is to do, and what it may come to."""
+
+    num_photos: int
+    """In the source."""
+    num_todo: int
+    """Of these, not in the archive."""
+    bytes_todo: int
+    num_sampled: int
+    num_sample_failures: int
+    expected_bytes: int
+    """Of the bitstreams of all there is to do."""
+    expected_s: float
+    """With this machine's codec alone, one process."""
+
+
+def estimate(job: EncodeJob) -> Estimate:
+    """Count what `job` has to do, encode a few photos from the smallest to the largest in memory, and extrapolate by bytes.
+
+    Raises:
+        SettingError: the source does not exist, or a setting is wrong.
+        CheckpointError: the codec's weights are missing or damaged.
+        ArchiveError: the archive cannot be opened.
+    """
+    check_codec(job.codec, job.options)
+    photos = list_photos(job.source)
+    try:
+        done = Archive.open(job.archive).keys()
+    except ArchiveNotFoundError:
+        done = frozenset()
+    todo = [photo for photo in photos if photo.key not in done]
+    bytes_todo = sum(photo.size_bytes for photo in todo)
+    num_failures = sampled_bytes = stream_bytes = 0
+    elapsed_s = 0.0
+    sample = _spread(todo)
+    if sample:
+        worker = EncodeWorker(EncodeSettings(codec=job.codec, options=job.options, limits=job.limits))
+        worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
+        start_s = time.perf_counter()
+        for photo in sample:
+            (row,) = encoded_from_table(worker(read_block(photos_to_table([photo]))))
+            num_failures += row.outcome == "failed"
+            sampled_bytes += photo.size_bytes
+            stream_bytes += len(row.image or b"")
+        elapsed_s = time.perf_counter() - start_s
+    factor = bytes_todo / sampled_bytes if sampled_bytes else 0.0
+    return Estimate(
+        num_photos=len(photos),
+        num_todo=len(todo),
+        bytes_todo=bytes_todo,
+        num_sampled=len(sample),
+        num_sample_failures=num_failures,
+        expected_bytes=round(factor * stream_bytes),
+        expected_s=round(factor * elapsed_s, 1),
+    )
+
+
+def _spread(photos: list[Photo]) -> list[Photo]:
+    """At most `NUM_SAMPLES` photos, evenly over the sizes."""
+    by_size = sorted(photos, key=lambda photo: photo.size_bytes)
+    num = min(NUM_SAMPLES, len(by_size))
+    return [by_size[(2 * i + 1) * len(by_size) // (2 * num)] for i in range(num)]
