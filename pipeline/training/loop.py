@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.data import load_photos, sample_crops
 from pipeline.training.losses import distortion, rate_distortion
 from pipeline.training.optimizer import MuonAdamW
+from pipeline.training.warm_start import suits, warm_start
 
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -97,6 +98,9 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
         # Seeded by the step: a resumed run draws what an unbroken one would have drawn.
         rng = np.random.default_rng((config.seed, run.step))
         torch.manual_seed(config.seed * 1_000_003 + run.step)
+        if run.step == config.autoencoder_steps > 0 and suits(model_config):
+            many = [sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng) for _ in range(16)]
+            log.info("the autoencoder is trained; quantising its latent in steps of %.3f", run.start_codec(many))
         crops = sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng)
         sums += run.update(torch.from_numpy(crops))
         if run.step % config.log_every == 0:
@@ -165,7 +169,7 @@ class _Run:
 
     def update(self, crops: Tensor) -> np.ndarray:
         """One optimizer step over uint8 crops; returns loss, bits per pixel, PSNR in dB."""
-        x = crops.to(self.config.device).float().div_(127.5).sub_(1).to(memory_format=torch.channels_last)
+        x = self._normalised(crops)
         if self.step < self.config.autoencoder_steps:
             loss = distortion(x, reconstruct(self.model, x, bf16=self.config.bf16))
         else:
@@ -182,12 +186,21 @@ class _Run:
         self.step += 1
         return np.array([loss.total.item(), loss.bpp.item(), loss.psnr])
 
+    def start_codec(self, batches: Sequence[np.ndarray]) -> float:
+        """Make the latent codec a transform codec of the autoencoder that is there; the average begins anew."""
+        step = warm_start(self.model, [self._normalised(torch.from_numpy(crops)) for crops in batches])
+        self.average.module.load_state_dict(self.model.state_dict())
+        return step
+
     def learning_rate(self) -> float:
         """Rate of the next step."""
         c = self.config
         cooldown_steps = max(1, round(c.cooldown_share * c.num_steps))
         share = min(1.0, (self.step + 1) / c.warmup_steps, (c.num_steps - self.step) / cooldown_steps)
         return c.learning_rate * max(0.0, share)
+
+    def _normalised(self, crops: Tensor) -> Tensor:
+        return crops.to(self.config.device).float().div_(127.5).sub_(1).to(memory_format=torch.channels_last)
 
     def save(self) -> None:
         state = {
