@@ -92,6 +92,14 @@ class Fixed:
     def chunk(self, chunks: int, dim: int) -> list[Fixed]:
         return [Fixed(part, self.fraction_bits) for part in self.values.chunk(chunks, dim)]
 
+    def split(self, size: int, dim: int) -> list[Fixed]:
+        return [Fixed(part, self.fraction_bits) for part in self.values.split(size, dim)]
+
+    @classmethod
+    def concat(cls, parts: Sequence[Fixed], dim: int) -> Fixed:
+        """Inverse of `split`."""
+        return cls(torch.cat([part.values for part in parts], dim), parts[0].fraction_bits)
+
     def repeat(self, *sizes: int) -> Fixed:
         return Fixed(self.values.repeat(*sizes), self.fraction_bits)
 
@@ -132,7 +140,8 @@ class FixedConv2d(nn.Module):
             acc = F.conv2d(values, self.weight, stride=self.stride, padding=self.padding)
         else:
             acc = _depthwise(values, self.weight, self.padding)
-        return Fixed(_requantise(acc.round_() + self.bias, self.scale), self.out_bits)
+        # In place: the accumulator is nobody else's.
+        return Fixed(_saturate_(acc.round_().add_(self.bias).mul_(self.scale).add_(0.5).floor_()), self.out_bits)
 
 
 class FixedTable(nn.Module):
@@ -147,8 +156,8 @@ class FixedTable(nn.Module):
         self.register_buffer("table", table.double(), persistent=False)
 
     def forward(self, x: Fixed) -> Fixed:
-        index = x.rescale(self.in_bits).values.to(torch.int64) + (LIMIT + 1)
-        return Fixed(self.table[index], self.out_bits)
+        index = x.rescale(self.in_bits).values.to(torch.int32).add_(LIMIT + 1)
+        return Fixed(self.table.index_select(0, index.flatten()).view_as(index), self.out_bits)
 
 
 class FixedAdd(nn.Module):
@@ -160,8 +169,9 @@ class FixedAdd(nn.Module):
         self.out_bits = int(spec["out_bits"])
 
     def forward(self, a: Fixed, b: Fixed) -> Fixed:
-        total = a.values * 2.0 ** (self.out_bits - a.fraction_bits) + b.values * 2.0 ** (self.out_bits - b.fraction_bits)
-        return Fixed(_saturate(torch.floor(total + 0.5)), self.out_bits)
+        total = a.values * 2.0 ** (self.out_bits - a.fraction_bits)
+        total.add_(b.values, alpha=2.0 ** (self.out_bits - b.fraction_bits))
+        return Fixed(_saturate_(total.add_(0.5).floor_()), self.out_bits)
 
 
 class FixedConcat(FixedAdd):
@@ -342,13 +352,13 @@ def _depthwise(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     return acc
 
 
-def _requantise(acc: Tensor, scale: Tensor) -> Tensor:
-    return _saturate(torch.floor(acc * scale + 0.5))
-
-
 def _round_shift(values: Tensor, shift: int) -> Tensor:
-    return _saturate(torch.floor(values * 2.0**-shift + 0.5))
+    return _saturate_((values * 2.0**-shift).add_(0.5).floor_())
 
 
 def _saturate(values: Tensor) -> Tensor:
     return values.clamp(-LIMIT, LIMIT)
+
+
+def _saturate_(values: Tensor) -> Tensor:
+    return values.clamp_(-LIMIT, LIMIT)

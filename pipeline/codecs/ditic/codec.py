@@ -7,10 +7,11 @@ decode: container -> rANS and exact entropy model, step by step -> heads, transf
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,21 @@ from torch import Tensor
 
 from pipeline.codecs.base import CodecInfo, Pixels
 from pipeline.codecs.ditic import checkpoint
+from pipeline.codecs.ditic.networks import Networks
+from pipeline.codecs.ditic.planner import Plan, plan
+from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime, choose_dtype, free_memory_bytes
+from pipeline.codecs.workers import Workers
 from pipeline.entropy.container import Header, pack, symbols_checksum, unpack
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_batch
-from pipeline.errors import CorruptStreamError, UnknownModelError
+from pipeline.errors import CorruptStreamError, UnknownModelError, UnsupportedPhotoError
 from pipeline.pixels.bucket import batches
 from pipeline.pixels.padding import crop, pad, padded_size
 
+T = TypeVar("T")
+
+_BATCH_PIXELS = {"cpu": 400_000, "cuda": 16_000_000}
+"""Larger batches are no faster: a CPU has its workers side by side."""
 MAX_PIXELS = 200_000_000
 """A stream that claims more is refused before anything is allocated."""
 
@@ -32,77 +41,69 @@ MAX_PIXELS = 200_000_000
 class DiTICCodec:
     """A frozen DiT-IC checkpoint on a device."""
 
-    def __init__(self, loaded: checkpoint.Loaded, *, device: str = "cpu", max_batch_pixels: int = 2_000_000) -> None:
+    def __init__(
+        self,
+        loaded: checkpoint.Loaded,
+        *,
+        device: str = "cpu",
+        runtime: Runtime = DEFAULT_RUNTIME,
+        max_batch_pixels: int | None = None,
+    ) -> None:
         """Wrap a loaded checkpoint.
 
         Args:
-            max_batch_pixels: padded pixels that go through the networks at once; a larger photo goes alone.
+            max_batch_pixels: padded pixels that go through the networks at once; a larger photo goes alone. None: what is
+                fast on the device.
         """
         self.model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.entropy = loaded.entropy
         self.device = torch.device(device)
-        self.max_batch_pixels = max_batch_pixels
+        self.networks = Networks(self.model, dtype=choose_dtype(runtime.dtype, self.device), runtime=runtime)
+        self.max_batch_pixels = max_batch_pixels or _BATCH_PIXELS[self.device.type]
+        self._workers = Workers(self.device, runtime.num_workers)
+        self._memory_bytes = runtime.memory_bytes or 3 * free_memory_bytes(self.device) // 4
         config = loaded.model.config
         self.info = CodecInfo(name=config.name, model=loaded.fingerprint, multiple=config.multiple, generative=True)
 
     @classmethod
-    def load(cls, weights: Path | None = None, *, device: str = "cpu") -> DiTICCodec:
+    def load(cls, weights: Path | None = None, *, device: str = "cpu", runtime: Runtime = DEFAULT_RUNTIME) -> DiTICCodec:
         """Load a frozen checkpoint; without `weights`, the small model that comes with the package.
 
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        return cls(checkpoint.load(weights or checkpoint.SHIPPED, device=device), device=device)
+        return cls(checkpoint.load(weights or checkpoint.SHIPPED, device=device), device=device, runtime=runtime)
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One container a photo; see `Codec.encode`."""
-        streams: list[bytes] = [b""] * len(images)
-        for group in self._groups([image.shape[:2] for image in images]):
-            y, z = self._latents([images[i] for i in group])
-            coded = self.entropy.encode(y, z)
-            payloads = encode_batch(coded, self.entropy.tables, num_threads=_num_threads())
-            for i, (symbols, _), payload in zip(group, coded, payloads, strict=True):
-                height, width = images[i].shape[:2]
-                streams[i] = pack(self._header(width, height, [symbols]), payload)
-        return streams
+        return self._run([image.shape[:2] for image in images], lambda group: self._encode_group([images[i] for i in group]))
 
-    @torch.inference_mode()
     def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
         """Inverse of `encode`; see `Codec.decode`."""
         opened = [self._open(stream) for stream in streams]
-        images: list[Pixels | None] = [None] * len(streams)
-        for group in self._groups([(header.height, header.width) for header, _ in opened]):
-            for i, image in zip(group, self._decode_group([opened[i] for i in group]), strict=True):
-                images[i] = image
-        return images  # type: ignore[return-value]
+        return self._run([(h.height, h.width) for h, _ in opened], lambda group: self._decode_group([opened[i] for i in group]))
 
     def latents(self, streams: Sequence[bytes]) -> list[Tensor]:
         """y_hat of each stream, C x h x w float32: the integers that must be the same on every machine."""
-        with torch.inference_mode():
-            opened = [self._open(stream) for stream in streams]
-            result: list[Tensor] = [torch.empty(0)] * len(streams)
-            for group in self._groups([(header.height, header.width) for header, _ in opened]):
-                y_hat, _ = self._read([opened[i] for i in group])
-                for i, latent in zip(group, y_hat, strict=True):
-                    result[i] = latent
-        return result
+        opened = [self._open(stream) for stream in streams]
+        return self._run(
+            [(h.height, h.width) for h, _ in opened], lambda group: list(self._read([opened[i] for i in group])[0])
+        )
 
-    def _latents(self, images: Sequence[Pixels]) -> tuple[Tensor, Tensor]:
-        stacked = np.stack([pad(image, self.info.multiple) for image in images])
-        x = torch.from_numpy(stacked).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        lat, aux = self.model.analyse(x.contiguous(memory_format=torch.channels_last))
-        y = self.model.codec.g_a(lat, aux)
-        return y, self.model.codec.h_a(y)
+    def _encode_group(self, images: Sequence[Pixels]) -> list[bytes]:
+        padded = np.stack([pad(image, self.info.multiple) for image in images])
+        y, z = self.networks.analyse(padded, self._plan(padded.shape[2], padded.shape[1])[0])
+        coded = self.entropy.encode(y, z)
+        payloads = encode_batch(coded, self.entropy.tables, num_threads=1)
+        return [
+            pack(self._header(image.shape[1], image.shape[0], [symbols]), payload)
+            for image, (symbols, _), payload in zip(images, coded, payloads, strict=True)
+        ]
 
     def _decode_group(self, opened: Sequence[tuple[Header, bytes]]) -> list[Pixels]:
         y_hat, scales = self._read(opened)
-        memory_format = torch.channels_last
-        heads = self.model.codec.heads(
-            y_hat.contiguous(memory_format=memory_format), scales.contiguous(memory_format=memory_format)
-        )
-        x_hat = self.model.render(self.model.denoise(heads))
-        pixels = x_hat.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        factor = self.model.config.y_factor
+        pixels = self.networks.synthesise(y_hat, scales, self._plan(y_hat.shape[3] * factor, y_hat.shape[2] * factor)[0])
         return [crop(p, h.width, h.height) for p, (h, _) in zip(pixels, opened, strict=True)]
 
     def _read(self, opened: Sequence[tuple[Header, bytes]]) -> tuple[Tensor, Tensor]:
@@ -144,15 +145,37 @@ class DiTICCodec:
         factor = self.model.config.y_factor
         return height // factor, width // factor
 
-    def _groups(self, shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        sizes = [(int(h), int(w)) for h, w in shapes]
-        return batches(sizes, multiple=self.info.multiple, max_pixels=self.max_batch_pixels)
+    def _run(self, sizes: Sequence[tuple[int, ...]], work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
+        """Results of `work` on the photos whose (height, width) are `sizes`, in their order; `work` gets a group of indices."""
+        heights_widths = [(height, width) for height, width in sizes]
+        groups = batches(heights_widths, multiple=self.info.multiple, max_pixels=self.max_batch_pixels)
+        shared: list[list[int]] = []
+        alone: list[list[int]] = []
+        for group in groups:
+            height, width = heights_widths[group[0]]
+            chosen, is_alone = self._plan(*padded_size(width, height, self.info.multiple))
+            parts = [group[i : i + chosen.batch] for i in range(0, len(group), chosen.batch)]
+            (alone if is_alone else shared).extend(parts)
+        # The largest first: they keep a worker longest.
+        shared.sort(key=lambda group: -sum(math.prod(sizes[i]) for i in group))
+        return self._workers.run(shared, alone, work)
+
+    def _plan(self, width: int, height: int) -> tuple[Plan, bool]:
+        """How photos of this padded size go through, and whether alone, with all the memory, since a share is too little."""
+
+        def within(memory_bytes: int) -> Plan:
+            return plan(
+                self.model.config, self.networks.dtype, width, height,
+                memory_bytes=memory_bytes, max_pixels=self.max_batch_pixels,
+            )  # fmt: skip
+
+        with suppress(UnsupportedPhotoError):
+            shared = within(self._memory_bytes // self._workers.count)
+            if shared.tile is None and shared.transformer_tile is None:
+                return shared, False
+        return within(self._memory_bytes), True
 
     @cached_property
     def _least_bits(self) -> float:
         widths = np.diff(self.entropy.tables.cdfs)
         return -math.log2(int(widths.max()) / 65536) if widths.size else 0.0
-
-
-def _num_threads() -> int:
-    return max(1, len(os.sched_getaffinity(0)))

@@ -44,13 +44,13 @@ def build_transformer(config: TransformerConfig, *, latent_channels: int, captio
 def one_step(
     transformer: nn.Module, mean: Tensor, logvar: Tensor, residual: Tensor, condition: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """Denoised latent, B x 32 x h x w; `mean`, `logvar` and `residual` have its shape.
+    """Denoised latent, B x 32 x h x w float32; `mean`, `logvar` and `residual` have its shape.
 
     Args:
         condition: B x tokens x channels.
         timesteps: one entry, `TIMESTEP`.
     """
     velocity = transformer(mean, condition, timesteps.expand(mean.shape[0]), return_dict=False)[0]
-    std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+    std = torch.exp(0.5 * logvar.float().clamp(-30.0, 20.0))
     gain = (0.4 + 0.15 * std).clamp(max=1.0)
-    return mean - SIGMA0 * gain * velocity + residual
+    return mean.float() - SIGMA0 * gain * velocity.float() + residual.float()

@@ -1,0 +1,181 @@
+"""The float halves of DiT-IC on a device: photos -> y, z, and y_hat, scales -> photos; whole or in tiles.
+
+    analyse      uint8 photos, B x H x W x 3 --[tiles]--> lat, aux --> y, z
+    synthesise   y_hat, scales --> heads, condition --[tiles]--> x0 --[tiles]--> uint8 photos
+
+The condition is computed once for the whole photo: its tokens depend on the layout. Symbols do not depend on anything here
+but the rounding of y and z, which only the encoder does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.codecs.ditic.config import AUX_FACTOR
+from pipeline.codecs.ditic.flow import one_step
+from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
+from pipeline.codecs.int8 import to_int8
+from pipeline.codecs.precision import MAX_COMPILED_SHAPES, Runtime
+from pipeline.codecs.tiling import Window, assemble
+
+_PARTS = (
+    "vae",
+    "DiT",
+    "prompter",
+    "aux_codec",
+    "codec.g_a",
+    "codec.h_a",
+    "codec.g_s",
+    "codec.scale",
+    "codec.prompt",
+    "codec.aux",
+)
+"""The submodules outside the entropy path."""
+
+
+class Networks:
+    """A model's float networks in one number format."""
+
+    def __init__(self, model: DiTIC, *, dtype: torch.dtype, runtime: Runtime) -> None:
+        """Bring the float networks of `model` to `dtype`, in place."""
+        self.model, self.dtype = model, dtype
+        self.factor = model.config.autoencoder.factor
+        self.device = model.timesteps.device
+        for name in _PARTS:
+            part = model.get_submodule(name)
+            _cast(part, dtype)
+            if runtime.int8_weights:
+                to_int8(part)
+        compiled = Compiled if runtime.compile else _eager
+        self._analyse = compiled(model.analyse)
+        self._latents = compiled(self._latents_of)
+        self._heads = compiled(model.codec.heads)
+        self._denoise = compiled(self._one_step)
+        self._render = compiled(self._pixels_of)
+
+    def analyse(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, Tensor]:
+        """y and z, float32 on the device, of padded photos, B x H x W x 3."""
+        if plan.tile is None:
+            lat, aux = self._analyse(self._to_device(photos))
+        else:
+            lat, aux = self._analyse_tiles(photos, plan.tile)
+        y, z = self._latents(_channels_last(lat), _channels_last(aux))
+        return y.float(), z.float()
+
+    def synthesise(self, y_hat: Tensor, scales: Tensor, plan: Plan) -> NDArray[np.uint8]:
+        """Padded photos, B x H x W x 3, of decoded latents and their scales, B x C x h x w."""
+        heads = self._heads(_channels_last(y_hat.to(self.dtype)), _channels_last(scales.to(self.dtype)))
+        condition = self.model.prompter(heads.prompt)
+        parts = (heads.mean, heads.logvar, heads.residual)
+        if plan.transformer_tile is None:
+            x0 = self._denoise(*parts, condition)
+        else:
+            (x0,) = assemble(
+                lambda window: [self._denoise(*(_channels_last(window.of(part)) for part in parts), condition)],
+                (heads.mean.shape[2], heads.mean.shape[3]),
+                lambda _, band: torch.empty_like(heads.mean, dtype=band.dtype),
+                [1],
+                tile=plan.transformer_tile,
+                overlap=OVERLAP_CELLS,
+            )
+        if plan.tile is None:
+            return _to_host(self._render(x0).to(torch.uint8).permute(0, 2, 3, 1))
+        return self._render_tiles(x0, plan.tile)
+
+    def _analyse_tiles(self, photos: NDArray[np.uint8], tile: int) -> tuple[Tensor, Tensor]:
+        # Photos stay on the host as bytes; what lives on the device is a tile and the canvases of lat and aux.
+        height, width = (side // self.factor for side in photos.shape[1:3])
+        per_cell = self.factor // AUX_FACTOR
+
+        def run(window: Window) -> list[Tensor]:
+            place = window.scaled(self.factor)
+            cut = photos[:, place.rows.start : place.rows.stop, place.columns.start : place.columns.stop]
+            return [part.float() for part in self._analyse(self._to_device(cut))]
+
+        def canvas(i: int, band: Tensor) -> Tensor:
+            return band.new_empty(*band.shape[:2], height * (per_cell if i else 1), band.shape[3])
+
+        lat, aux = assemble(run, (height, width), canvas, [1, per_cell], tile=tile, overlap=OVERLAP_CELLS)
+        return lat.to(self.dtype), aux.to(self.dtype)
+
+    def _render_tiles(self, x0: Tensor, tile: int) -> NDArray[np.uint8]:
+        height, width = x0.shape[2:]
+
+        def canvas(_: int, band: Tensor) -> Tensor:
+            # On the host, as bytes: the only thing as large as the photo.
+            shape = (band.shape[0], height * self.factor, band.shape[3], 3)
+            return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+        (pixels,) = assemble(
+            lambda window: [self._render(_channels_last(window.of(x0)))],
+            (height, width),
+            canvas,
+            [self.factor],
+            tile=tile,
+            overlap=OVERLAP_CELLS,
+        )
+        return pixels.permute(0, 2, 3, 1).numpy()
+
+    def _latents_of(self, lat: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.model.codec.g_a(lat, aux)
+        return y, self.model.codec.h_a(y)
+
+    def _one_step(self, mean: Tensor, logvar: Tensor, residual: Tensor, condition: Tensor) -> Tensor:
+        return one_step(self.model.DiT, mean, logvar, residual, condition, self.model.timesteps)
+
+    def _pixels_of(self, x0: Tensor) -> Tensor:
+        """0..255, rounded, still in the network's format."""
+        return self.model.render(x0.to(self.dtype)).float().add(1).mul(127.5).round().clamp(0, 255)
+
+    def _to_device(self, photos: NDArray[np.uint8]) -> Tensor:
+        """B x 3 x H x W in [-1, 1], channels last."""
+        x = torch.from_numpy(np.ascontiguousarray(photos))
+        if self.device.type == "cuda":
+            x = x.pin_memory().to(self.device, non_blocking=True)
+        return x.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1).to(self.dtype)
+
+
+class Compiled:
+    """`run` with kernels compiled for the first few shapes that it meets, and without for others."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._plain, self._fast = run, torch.compile(run, dynamic=False)
+        self._shapes: set[tuple[torch.Size, ...]] = set()
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._shapes and len(self._shapes) >= MAX_COMPILED_SHAPES:
+            return self._plain(*tensors)
+        self._shapes.add(shapes)
+        return self._fast(*tensors)
+
+
+def _eager(run: Callable[..., Any]) -> Callable[..., Any]:
+    return run
+
+
+def _cast(part: nn.Module, dtype: torch.dtype) -> None:
+    # Not Module.to: diffusers' models warn of it, about a feature that these do not have.
+    for tensor in (*part.parameters(), *part.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _to_host(x: Tensor) -> NDArray[np.uint8]:
+    if x.device.type != "cuda":
+        return x.numpy()
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return host.numpy()
