@@ -25,6 +25,7 @@ from pipeline.entropy.container import unpack
 from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.fixed_point import observe
 from pipeline.entropy.tables import CdfTables
+from pipeline.errors import CheckpointError
 from pipeline.pixels.padding import pad
 from pipeline.training.loop import load_averaged
 
@@ -64,15 +65,32 @@ def freeze(
 
 @torch.inference_mode()
 def freeze_model(
-    model: DiTIC, target: Path, calibration: Sequence[NDArray[np.uint8]], training: dict[str, Any]
+    model: DiTIC,
+    target: Path,
+    calibration: Sequence[NDArray[np.uint8]],
+    training: dict[str, Any],
+    *,
+    released: bool = False,
 ) -> FreezeReport:
-    """As `freeze`, for a float model in memory, which is changed: its weights are rounded to float16."""
+    """As `freeze`, for a float model in memory, which is used up: at full size there is no room for it and its copy.
+
+    Args:
+        released: the weights are those of the official release. Its CDF tables are taken as they are, and its float entropy
+            path is kept, so that its own streams can be read.
+
+    Raises:
+        CheckpointError: a weight is too large for float16, or not finite.
+    """
     model = model.eval()
-    for parameter in model.parameters():
-        parameter.copy_(parameter.to(torch.float16))
-    # The integer tables of the format: computed here, once, and stored; never when a codec is loaded.
-    model.codec.entropy_bottleneck.update(force=True, update_quantiles=True)
-    model.codec.gaussian_conditional.update()
+    for name, parameter in model.named_parameters():
+        if released and name.startswith(checkpoint.ENTROPY_PREFIXES):
+            continue
+        if not torch.isfinite(parameter.copy_(parameter.to(torch.float16))).all():
+            raise CheckpointError(f"{name} holds values that float16 cannot")
+    if not released:
+        # The integer tables of the format: computed here, once, and stored; never when a codec is loaded.
+        model.codec.entropy_bottleneck.update(force=True, update_quantiles=True)
+        model.codec.gaussian_conditional.update()
     tables = cdf_tables(model.codec)
     float_bytes, largest_z = 0, 0.0
     with observe(model.codec, ENTROPY_PATH) as ranges:
@@ -82,7 +100,8 @@ def freeze_model(
             largest_z = max(largest_z, float(z.abs().max()))
     specs, tensors = quantise(model.codec, ranges, largest_z)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fingerprint = checkpoint.save(target, model, specs, tensors, training)
+    fingerprint = checkpoint.save(target, model, specs, tensors, training, released=released)
+    model.to("meta")
 
     codec = DiTICCodec.load(target)
     num_pixels = sum(photo.shape[0] * photo.shape[1] for photo in calibration)

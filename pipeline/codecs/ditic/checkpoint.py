@@ -1,7 +1,9 @@
 """The file that a codec runs from: one safetensors file, exact entropy path and float16 networks together.
 
-    tensors   float.<name>   float16, state dict of everything outside the entropy path
-              exact.<name>   integers: weights, tables, CDFs, thresholds
+    tensors   float.<name>     float16, state dict of everything outside the entropy path
+              exact.<name>     integers: weights, tables, CDFs, thresholds
+              release.<name>   float32, the entropy path as it came: only where weights of the official release were
+                               imported, whose own streams need it (`release.py`)
     header    format, config (JSON), specs (JSON), training (JSON), fingerprint
 
 The fingerprint is the first 16 hex digits of the SHA-256 over the config, the specs and every tensor: streams carry it, and
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.exact import ExactEntropyModel
+from pipeline.codecs.ditic.flow import TIMESTEP
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.entropy.fixed_point import Spec
@@ -32,8 +35,9 @@ from pipeline.errors import CheckpointError
 FORMAT = "photoark-ditic-1"
 SHIPPED = Path(__file__).parent / "weights" / "ditic-small.safetensors"
 """The small model, part of the package."""
-# Replaced by the exact path, or needed only in training.
-_DROPPED = tuple(f"codec.{part}." for part in (*ENTROPY_PATH, "entropy_bottleneck", "gaussian_conditional"))
+_PRIORS = ("entropy_bottleneck", "gaussian_conditional")
+ENTROPY_PREFIXES = tuple(f"codec.{part}." for part in (*ENTROPY_PATH, *_PRIORS))
+"""How the names of tensors begin that the exact path replaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +52,27 @@ class Loaded:
 
 
 def save(
-    path: Path, model: DiTIC, specs: Mapping[str, Spec], tensors: Mapping[str, Tensor], training: Mapping[str, Any]
+    path: Path,
+    model: DiTIC,
+    specs: Mapping[str, Spec],
+    tensors: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    *,
+    released: bool = False,
 ) -> str:
     """Write a frozen checkpoint; returns its fingerprint.
 
     Args:
-        model: the float model, entropy path included (that part is left out of the file).
+        model: the float model, entropy path included.
         specs: from `exact.quantise`.
         tensors: from `exact.quantise`.
+        released: keep the float entropy path as well, for streams of the official release.
     """
-    stored = {f"float.{name}": value.to(torch.float16) for name, value in _float_part(model.state_dict()).items()}
-    stored |= {f"exact.{name}": value for name, value in tensors.items()}
-    stored = {name: value.contiguous().clone() for name, value in stored.items()}
+    state = model.state_dict()
+    stored = {f"float.{name}": value.to(torch.float16).contiguous() for name, value in _float_part(state).items()}
+    stored |= {f"exact.{name}": value.contiguous().clone() for name, value in tensors.items()}
+    if released:
+        stored |= {f"release.{name}": value.contiguous().clone() for name, value in _entropy_part(state).items()}
     config, spec = json.dumps(model.config.to_dict(), sort_keys=True), json.dumps(dict(specs), sort_keys=True)
     fingerprint = _fingerprint(config, spec, stored)
     header = {"format": FORMAT, "config": config, "specs": spec, "fingerprint": fingerprint}
@@ -74,17 +87,39 @@ def load(path: Path, *, device: str = "cpu") -> Loaded:
         CheckpointError: the file is missing, of another format, damaged, or lacks tensors.
     """
     header, stored = _read(path)
-    model = DiTIC(DiTICConfig.from_dict(json.loads(header["config"])))
-    floats = {name.removeprefix("float."): value.float() for name, value in stored.items() if name.startswith("float.")}
-    expected = _float_part(model.state_dict()).keys()
-    if expected != floats.keys():
-        raise CheckpointError(f"{path} does not fit its model: {', '.join(sorted(expected ^ floats.keys())[:5])}")
-    model.load_state_dict(floats, strict=False)
-    integers = {name.removeprefix("exact."): value for name, value in stored.items() if name.startswith("exact.")}
+    model = _model(header)
+    _fill(path, model, _part(stored, "float.", device), _float_part(model.state_dict()))
+    for name in _PRIORS:  # their tables and medians are among the integers
+        delattr(model.codec, name)
+    entropy = ExactEntropyModel(model.codec, json.loads(header["specs"]), _part(stored, "exact."))
     model = model.eval().requires_grad_(False).to(device)
-    entropy = ExactEntropyModel(model.codec, json.loads(header["specs"]), integers)
     training = json.loads(header.get("training", "{}"))
     return Loaded(model=model, entropy=entropy, fingerprint=header["fingerprint"], training=training)
+
+
+def load_float(path: Path, *, device: str = "cpu") -> tuple[DiTIC, str]:
+    """The float model of a checkpoint that was imported from the official release, and its fingerprint.
+
+    Raises:
+        CheckpointError: as `load`, or the file was not imported and holds no float entropy path.
+    """
+    header, stored = _read(path)
+    released = _part(stored, "release.", device)
+    if not released:
+        raise CheckpointError(f"{path} holds no float entropy path: only imported weights of the release read its streams")
+    model = _model(header)
+    state = model.state_dict()
+    _fill(path, model, _part(stored, "float.", device) | released, _float_part(state) | _entropy_part(state))
+    return model.eval().requires_grad_(False).to(device), header["fingerprint"]
+
+
+def codec_name(path: Path) -> str:
+    """Name of the codec whose weights a frozen checkpoint holds; reads its header alone.
+
+    Raises:
+        CheckpointError: the file is missing or of another format.
+    """
+    return DiTICConfig.from_dict(json.loads(_read_header(path)["config"])).name
 
 
 def check(path: Path) -> str:
@@ -97,22 +132,60 @@ def check(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    header = _read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a frozen checkpoint of this program; make one with `photoark freeze`")
     fingerprint = _fingerprint(header["config"], header["specs"], stored)
     if fingerprint != header["fingerprint"]:
         raise CheckpointError(f"{path} is damaged: its content does not match its fingerprint; fetch the file again")
     return header, stored
 
 
+def _read_header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a frozen checkpoint of this program; make one with `photoark freeze`")
+    return header
+
+
+def _model(header: Mapping[str, str]) -> DiTIC:
+    """A model without weights: random ones would cost memory and time, and each is about to be replaced."""
+    with torch.device("meta"):
+        model = DiTIC(DiTICConfig.from_dict(json.loads(header["config"])))
+    model.timesteps = torch.full((1,), TIMESTEP, dtype=torch.int64)
+    return model
+
+
+def _part(stored: Mapping[str, Tensor], prefix: str, device: str = "cpu") -> dict[str, Tensor]:
+    """Tensors under `prefix`, without it; float ones as float32, on `device`."""
+    return {
+        name.removeprefix(prefix): value.to(device, torch.float32) if value.is_floating_point() else value
+        for name, value in stored.items()
+        if name.startswith(prefix)
+    }
+
+
+def _fill(path: Path, model: DiTIC, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    different = sorted(expected.keys() ^ tensors.keys())
+    different = different or [name for name, value in expected.items() if value.shape != tensors[name].shape]
+    if different:
+        raise CheckpointError(f"{path} does not fit its model: {', '.join(different[:5])}")
+    model.load_state_dict(tensors, strict=False, assign=True)
+
+
 def _float_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: v for n, v in state.items() if not n.startswith(_DROPPED) and n != "timesteps" and not _is_alias(n)}
+    return {n: v for n, v in state.items() if not n.startswith(ENTROPY_PREFIXES) and n != "timesteps" and not _is_alias(n)}
+
+
+def _entropy_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name.startswith(ENTROPY_PREFIXES)}
 
 
 def _is_alias(name: str) -> bool:

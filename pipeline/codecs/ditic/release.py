@@ -1,0 +1,286 @@
+"""Streams of the official release, in its float arithmetic and under its own CDF tables.
+
+    body, all numbers big-endian uint32
+        height of z | width of z | 2 | length of y string | y string | length of z string | z string
+
+    y string   symbols of the steps 0..3, each 1 x C/4 x h x w row-major, in one rANS string
+    z string   symbols of z, 1 x Z x h/4 x w/4 row-major
+
+A body holds neither the photo's size, nor a model id, nor a checksum. Inside photoark it is the payload of a container that
+names them, with the arithmetic `float`; the checksum is over the symbols of y, then those of z.
+
+Float arithmetic gives the same symbols only on like machines: with other kernels or in another batch, the context model
+chooses other CDF rows. So photos go one by one, and the checksum tells a wrong reading from a right one. What should outlive
+its machine belongs into an exact stream (`codec.DiTICCodec`).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.codecs.base import CodecInfo, Pixels
+from pipeline.codecs.ditic import checkpoint
+from pipeline.codecs.ditic.codec import MAX_PIXELS
+from pipeline.codecs.ditic.exact import SYMBOL_LIMIT, cdf_tables
+from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec, pack, sum_of, unpack
+from pipeline.codecs.ditic.model import DiTIC
+from pipeline.entropy import container
+from pipeline.entropy.decoder import RansDecoder
+from pipeline.entropy.encoder import encode_symbols
+from pipeline.errors import CorruptStreamError, UnknownModelError
+from pipeline.pixels.padding import crop, pad, padded_size
+
+ARITHMETIC = "float"
+NUM_STRINGS = 2
+
+Symbols = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The release's file, taken apart."""
+
+    z_height: int
+    z_width: int
+    y_string: bytes
+    z_string: bytes
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        head = struct.pack(">3I", self.z_height, self.z_width, NUM_STRINGS)
+        return head + b"".join(struct.pack(">I", len(string)) + string for string in (self.y_string, self.z_string))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Body:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            CorruptStreamError: cut short, too long, of no size, or of another number of strings.
+        """
+        if len(data) < 12:
+            raise CorruptStreamError("the body is cut short")
+        z_height, z_width, num_strings = struct.unpack_from(">3I", data)
+        if num_strings != NUM_STRINGS or not z_height or not z_width:
+            raise CorruptStreamError(f"no body of the release: {num_strings} strings, z of {z_height} x {z_width}")
+        strings, offset = [], 12
+        for _ in range(NUM_STRINGS):
+            start = offset + 4
+            length = int.from_bytes(data[offset:start], "big")
+            offset = start + length
+            if offset > len(data):
+                raise CorruptStreamError("the body is cut short")
+            strings.append(bytes(data[start:offset]))
+        if offset != len(data):
+            raise CorruptStreamError("the body goes on after its last string")
+        return cls(z_height=z_height, z_width=z_width, y_string=strings[0], z_string=strings[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """What one body says."""
+
+    y_hat: Tensor  # 1 x C x h x w
+    scales: Tensor  # 1 x C x h x w
+    y_symbols: Symbols  # steps 0..3, each 1 x C/4 x h x w, flattened
+    z_symbols: Symbols  # 1 x Z x h/4 x w/4, flattened
+
+
+class FloatEntropyModel:
+    """A float `LatentCodec` as an entropy coder, one photo at a time."""
+
+    def __init__(self, codec: LatentCodec) -> None:
+        """The CDF tables of `codec` are used as they are.
+
+        Raises:
+            ValueError: they are no distributions.
+        """
+        self.codec = codec
+        self.tables = cdf_tables(codec)
+        self.thresholds: Tensor = codec.gaussian_conditional.scale_table[:-1]
+        self.medians = codec.z_medians().view(1, -1, 1, 1)
+        self._least_bits = -math.log2(int(np.diff(self.tables.cdfs).max()) / 65536)
+
+    def encode(self, y: Tensor, z: Tensor) -> tuple[Body, Coded]:
+        """The body of one photo.
+
+        Args:
+            y: 1 x C x h x w, float32.
+            z: 1 x Z x h/4 x w/4, float32.
+        """
+        z_symbols = _rounded(z - self.medians)
+        symbols: list[Symbols] = []
+        rows: list[Symbols] = []
+
+        def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
+            step = _rounded(pack(y, k) - mean)
+            symbols.append(_flat(step))
+            rows.append(self._rows(scale))
+            return step
+
+        y_hat, scales = self._run(z_symbols, code)
+        coded = Coded(y_hat=y_hat, scales=scales, y_symbols=np.concatenate(symbols), z_symbols=_flat(z_symbols))
+        body = Body(
+            z_height=z.shape[2],
+            z_width=z.shape[3],
+            y_string=encode_symbols(coded.y_symbols, np.concatenate(rows), self.tables),
+            z_string=encode_symbols(coded.z_symbols, self._z_rows(*z.shape[2:]), self.tables),
+        )
+        return body, coded
+
+    def decode(self, body: Body) -> Coded:
+        """Inverse of `encode`.
+
+        Raises:
+            CorruptStreamError: a string cannot fill the size that the body names, ends early, or goes on.
+        """
+        z_size = self.medians.shape[1] * body.z_height * body.z_width
+        y_size = self.codec.y_channels * body.z_height * body.z_width * 16
+        for size, string in ((z_size, body.z_string), (y_size, body.y_string)):
+            # No CDF codes a symbol in fewer bits: a size that the string cannot fill is a lie.
+            if size * self._least_bits > 8 * len(string) + 64:
+                raise CorruptStreamError(f"{size} symbols cannot come from {len(string)} bytes")
+        z_decoder, y_decoder = (RansDecoder(string, self.tables) for string in (body.z_string, body.y_string))
+        z_symbols = z_decoder.decode(self._z_rows(body.z_height, body.z_width))
+        z_decoder.finish()
+        symbols: list[Symbols] = []
+
+        def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
+            symbols.append(y_decoder.decode(self._rows(scale)))
+            return torch.from_numpy(symbols[-1]).to(mean).view(mean.shape)
+
+        shape = (1, -1, body.z_height, body.z_width)
+        y_hat, scales = self._run(torch.from_numpy(z_symbols).to(self.medians).view(shape), code)
+        y_decoder.finish()
+        return Coded(y_hat=y_hat, scales=scales, y_symbols=np.concatenate(symbols), z_symbols=z_symbols)
+
+    def _run(self, z_symbols: Tensor, code: Callable[[int, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        scales: list[Tensor] = []
+
+        def coded(k: int, mean: Tensor, scale: Tensor) -> Tensor:
+            scales.append(unpack(scale, k))
+            return code(k, mean, scale)
+
+        y_hat = self.codec.context_steps(self.codec.hyper_synthesis(z_symbols + self.medians), coded)
+        return y_hat, sum_of(scales)
+
+    def _rows(self, scale: Tensor) -> Symbols:
+        return _flat(torch.bucketize(scale.contiguous(), self.thresholds))
+
+    def _z_rows(self, height: int, width: int) -> Symbols:
+        rows = np.arange(len(SCALE_TABLE), len(SCALE_TABLE) + self.medians.shape[1], dtype=np.int32)
+        return np.repeat(rows, height * width)
+
+
+class ReleaseCodec:
+    """Imported weights of the release, for its own streams."""
+
+    def __init__(self, model: DiTIC, fingerprint: str, *, device: str = "cpu") -> None:
+        self.model = model
+        self.entropy = FloatEntropyModel(model.codec)
+        self.device = torch.device(device)
+        config = model.config
+        self.info = CodecInfo(name=config.name, model=fingerprint, multiple=config.multiple, generative=True)
+
+    @classmethod
+    def load(cls, weights: Path, *, device: str = "cpu") -> ReleaseCodec:
+        """Load what `photoark import-weights` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or not imported from the release.
+        """
+        return cls(*checkpoint.load_float(weights, device=device), device=device)
+
+    def encode(self, images: Sequence[Pixels]) -> list[bytes]:
+        """One container a photo; see `Codec.encode`."""
+        streams = []
+        for image in images:
+            body, coded = self._encode(image)
+            streams.append(container.pack(self._header(image.shape[1], image.shape[0], coded), body.to_bytes()))
+        return streams
+
+    def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
+        """Inverse of `encode`; see `Codec.decode`."""
+        images = []
+        for stream in streams:
+            header, payload = container.unpack(stream)
+            self._check_kind(header)
+            coded = self._decode(payload, header.width, header.height)
+            if self._header(header.width, header.height, coded).checksum != header.checksum:
+                raise CorruptStreamError(
+                    "the symbols do not match their checksum: the stream is damaged, or this machine's float arithmetic "
+                    "is not that of the one which made it"
+                )
+            images.append(self._render(coded, header.width, header.height))
+        return images
+
+    def encode_body(self, image: Pixels) -> bytes:
+        """A file as the release writes it, bare: who reads it must know the photo's size and the weights."""
+        return self._encode(image)[0].to_bytes()
+
+    def decode_body(self, data: bytes, *, width: int, height: int) -> Pixels:
+        """A file of the release, of a photo of width x height pixels.
+
+        Raises:
+            CorruptStreamError: malformed, or of another size. Nothing tells a wrong reading from a right one.
+        """
+        return self._render(self._decode(data, width, height), width, height)
+
+    def wrap(self, data: bytes, *, width: int, height: int) -> bytes:
+        """Container around a file of the release, as `decode` takes it; the file is read once, for the checksum.
+
+        Raises:
+            CorruptStreamError: malformed, or of another size.
+        """
+        return container.pack(self._header(width, height, self._decode(data, width, height)), data)
+
+    @torch.inference_mode()
+    def _encode(self, image: Pixels) -> tuple[Body, Coded]:
+        padded = torch.from_numpy(pad(image, self.info.multiple)).to(self.device)
+        x = padded.permute(2, 0, 1)[None].float().div(127.5).sub(1)
+        y = self.model.codec.g_a(*self.model.analyse(x))
+        return self.entropy.encode(y, self.model.codec.h_a(y))
+
+    @torch.inference_mode()
+    def _decode(self, data: bytes, width: int, height: int) -> Coded:
+        body = Body.from_bytes(data)
+        size = (body.z_width * self.info.multiple, body.z_height * self.info.multiple)
+        if padded_size(width, height, self.info.multiple) != size or width * height > MAX_PIXELS:
+            raise CorruptStreamError(f"the body is of a photo padded to {size[0]} x {size[1]}, not of {width} x {height}")
+        return self.entropy.decode(body)
+
+    @torch.inference_mode()
+    def _render(self, coded: Coded, width: int, height: int) -> Pixels:
+        x0 = self.model.denoise(self.model.codec.heads(coded.y_hat, coded.scales))
+        pixels = self.model.render(x0)[0].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return crop(pixels.permute(1, 2, 0).cpu().numpy(), width, height)
+
+    def _header(self, width: int, height: int, coded: Coded) -> container.Header:
+        bare = container.Header(
+            codec=self.info.name, arithmetic=ARITHMETIC, model=self.info.model or "", width=width, height=height, checksum=0
+        )
+        return replace(bare, checksum=container.symbols_checksum(bare, coded.y_symbols, coded.z_symbols))
+
+    def _check_kind(self, header: container.Header) -> None:
+        if header.codec != self.info.name or header.model != self.info.model:
+            raise UnknownModelError(
+                f"the stream needs {header.codec} with weights {header.model}; loaded is {self.info.name} {self.info.model}"
+            )
+        if header.arithmetic != ARITHMETIC:
+            raise UnknownModelError(f"the stream was made in {header.arithmetic!r} arithmetic; this codec reads {ARITHMETIC}")
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return torch.round(values).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+
+
+def _flat(values: Tensor) -> Symbols:
+    return values.to(torch.int32).contiguous().flatten().cpu().numpy()
