@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.codecs.base import Codec
@@ -19,10 +19,12 @@ class CodecOptions:
     device: str = "auto"
     """Of a neural codec: auto, cpu or cuda."""
     weights: Path | None = None
-    """Frozen checkpoint of a neural codec; None for the one that comes with the package."""
+    """Frozen checkpoint of a neural codec; None for the one that comes with the package, which is of ditic-small."""
 
 
 DEFAULT_OPTIONS = CodecOptions()
+SHIPPED_CODEC = "ditic-small"
+"""The neural codec whose weights come with the package."""
 
 
 def codec_names() -> list[str]:
@@ -49,11 +51,10 @@ def check_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
         SettingError: no codec of this name, or an option that it cannot take.
         CheckpointError: its weights are missing or damaged.
     """
-    if name == "ditic-small":
+    if _CODECS.get(name) is _ditic:
         from pipeline.codecs.ditic import checkpoint
 
-        _check_ditic(name, options)
-        checkpoint.check(options.weights or checkpoint.SHIPPED)
+        checkpoint.check(_ditic_weights(name, options))
     else:
         get_codec(name, options)
 
@@ -69,6 +70,10 @@ def decoder_for(name: str, model: str | None, options: CodecOptions = DEFAULT_OP
     """
     if name not in _CODECS:
         raise UnknownModelError(f"the photo was encoded with {name!r}, which this program does not know: update it")
+    if _CODECS[name] is _ditic:
+        options = _for_codec(name, options)
+        if options.weights is None and name != SHIPPED_CODEC:
+            raise UnknownModelError(f"the photo needs {name} with weights {model}: name their file (--weights)")
     codec = get_codec(name, options)
     if model is not None and codec.info.model != model:
         raise UnknownModelError(
@@ -90,21 +95,42 @@ def _original(name: str, options: CodecOptions) -> Codec:
 
 
 def _ditic(name: str, options: CodecOptions) -> Codec:
-    from pipeline.codecs.ditic import checkpoint
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.device import choose_device
 
-    _check_ditic(name, options)
-    return DiTICCodec.load(options.weights or checkpoint.SHIPPED, device=choose_device(options.device))
+    return DiTICCodec.load(_ditic_weights(name, options), device=choose_device(options.device))
 
 
-def _check_ditic(name: str, options: CodecOptions) -> None:
+def _ditic_weights(name: str, options: CodecOptions) -> Path:
+    """File of the weights, once the options are such as a DiT-IC can take."""
+    from pipeline.codecs.ditic import checkpoint
+
     if options.quality is not None:
         raise SettingError(f"{name} codes at one quality; leave --quality out, or choose a classical codec")
+    if options.weights is None:
+        if name == SHIPPED_CODEC:
+            return checkpoint.SHIPPED
+        raise SettingError(
+            f"{name} needs --weights FILE: its weights do not come with this program; `photoark import-weights` makes the file"
+        )
+    held = checkpoint.codec_name(options.weights)
+    if held != name:
+        raise SettingError(f"--weights {options.weights} holds weights of {held}, not of {name}")
+    return options.weights
+
+
+def _for_codec(name: str, options: CodecOptions) -> CodecOptions:
+    """Without weights of another codec: an archive may hold streams of several, and one file is named for them all."""
+    from pipeline.codecs.ditic import checkpoint
+
+    if options.weights is not None and checkpoint.codec_name(options.weights) != name:
+        return replace(options, weights=None)
+    return options
 
 
 _CODECS: dict[str, Callable[[str, CodecOptions], Codec]] = {
-    "ditic-small": _ditic,
+    SHIPPED_CODEC: _ditic,
+    "ditic": _ditic,
     "avif": _classical,
     "webp": _classical,
     "jxl": _classical,
