@@ -9,11 +9,12 @@ import sys
 
 import typer
 
-from jobs.bench import bench
+from jobs.bench import bench_app
 from jobs.decode import decode
 from jobs.demo import demo
 from jobs.encode import encode
 from jobs.freeze import freeze
+from jobs.import_weights import import_weights
 from jobs.ls import ls
 from jobs.restore import restore
 from jobs.stat import stat
@@ -30,8 +31,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (encode, decode, restore, ls, stat, verify, demo, bench, train, freeze):
+for _command in (encode, decode, restore, ls, stat, verify, demo, train, freeze, import_weights):
     app.command()(_command)
+app.add_typer(bench_app)
 
 
 def main() -> None:

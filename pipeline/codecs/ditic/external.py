@@ -1,4 +1,4 @@
-"""The building blocks taken from diffusers and compressai, imported in one place.
+"""The building blocks taken from diffusers, compressai and peft, imported in one place.
 
 compressai and transformers (through peft) import torchvision. The torchvision wheel of PyPI is built for CUDA; beside a
 CPU-only torch its native library does not load, and its import then stops at the fake kernels of operators that
@@ -24,5 +24,16 @@ with warnings.catch_warnings():
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
     from compressai.layers import AttentionBlock
     from diffusers import AutoencoderDC, SanaTransformer2DModel
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-__all__ = ["AttentionBlock", "AutoencoderDC", "EntropyBottleneck", "GaussianConditional", "SanaTransformer2DModel"]
+__all__ = [
+    "AttentionBlock",
+    "AutoencoderDC",
+    "BaseTunerLayer",
+    "EntropyBottleneck",
+    "GaussianConditional",
+    "LoraConfig",
+    "SanaTransformer2DModel",
+    "inject_adapter_in_model",
+]

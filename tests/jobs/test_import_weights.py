@@ -1,0 +1,69 @@
+"""`photoark import-weights` as a person runs it: terms first, errors in one line, nothing written without consent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.jobs.test_cli import photoark
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save({"codec.extra": torch.zeros(1)}, folder / "q1.pt")
+    return folder
+
+
+def test_terms_are_shown_and_nothing_is_written_until_they_are_accepted(folder: Path, tmp_path: Path) -> None:
+    (folder / "LICENSE.txt").write_text("You may look at it.\n")
+    out = tmp_path / "out.safetensors"
+    result = photoark("import-weights", folder / "q1.pt", "-o", out)
+    assert result.returncode == 2
+    assert "You may look at it." in result.stdout
+    assert "no licence" not in result.stdout
+    assert "--accept-licence" in result.stderr
+    assert not out.exists()
+
+
+def test_it_is_said_plainly_when_no_terms_come_with_the_weights(folder: Path, tmp_path: Path) -> None:
+    (folder / "README.md").write_text("# A model of unknown terms\n")
+    result = photoark("import-weights", folder, "-o", tmp_path / "out.safetensors", "--json")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "# A model of unknown terms" in result.stderr
+    assert "no licence comes with these weights" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["/absent.pt"], 2, "no such file or folder"),
+        (["hf:lab/codec"], 2, "names no revision"),
+        (["WEIGHTS", "--file", "q9.pt", "--accept-licence"], 2, "holds no q9.pt"),
+        (["WEIGHTS", "--accept-licence"], 1, "the checkpoint lacks"),
+        (["WEIGHTS", "--accept-licence", "--calibration", "/absent"], 2, "no such file or folder of training photos"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    arguments: list[str], code: int, message: str, folder: Path, tmp_path: Path
+) -> None:
+    given = [str(folder) if argument == "WEIGHTS" else argument for argument in arguments]
+    result = photoark("import-weights", *given, "-o", tmp_path / "out.safetensors", "--num-photos", 1)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_an_unreachable_hub_is_told(tmp_path: Path) -> None:
+    result = photoark(
+        "import-weights", "hf:lab/codec@v1", "-o", tmp_path / "x.safetensors",
+        HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "hf:lab/codec@v1 cannot be fetched" in result.stderr
+    assert "Traceback" not in result.stderr
