@@ -13,23 +13,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec
 from jobs.options import Device
 
 if TYPE_CHECKING:
     from pipeline.codecs.registry import CodecOptions
     from pipeline.stages.job import Progress
 
-SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
+
+bench_app = typer.Typer(name="bench", invoke_without_command=True, add_completion=False)
 
 
+@bench_app.callback()
 def bench(
+    context: typer.Context,
     photos: Annotated[Path, typer.Option(help="Folder of photos.")] = SAMPLE_PHOTOS,
     codec: Annotated[str, typer.Option(help="Codec to measure.")] = "ditic-small",
     quality: Annotated[int | None, typer.Option(help="Of a classical codec.")] = None,
     repeat: Annotated[int, typer.Option(help="Copies of each photo, under keys of their own.")] = 4,
     device: Device = None,
 ) -> None:
-    """Measure images/s and MP/s of the codec alone and of the pipeline end to end; the last line is a JSON object."""
+    """Measure the codec alone and the pipeline end to end, in images/s and MP/s; the last line is a JSON object."""
+    if context.invoked_subcommand:
+        return
     from jobs.settings import load_settings
 
     options = load_settings(quality=quality, device=device).codec_options()
@@ -52,6 +58,9 @@ def bench(
     )
 
 
+bench_app.command("codec")(bench_codec)
+
+
 def _copies(photos: Path, target: Path, repeat: int) -> Path:
     target.mkdir()
     for i in range(repeat):
@@ -61,22 +70,17 @@ def _copies(photos: Path, target: Path, repeat: int) -> Path:
 
 
 def _codec_alone(source: Path, codec_name: str, options: CodecOptions) -> dict[str, Any]:
-    """Pixels in memory to bitstreams, in the batches that the pipeline makes."""
+    """Pixels in memory to bitstreams, in the blocks that the pipeline makes."""
     from pipeline.codecs.registry import get_codec
-    from pipeline.pixels.bucket import batches
     from pipeline.pixels.reader import read_pixels
     from pipeline.stages.encode import BLOCK_PHOTOS
-    from pipeline.stages.encode_worker import MAX_BATCH_PIXELS
 
     codec = get_codec(codec_name, options)
     images = [read_pixels(path.read_bytes()) for path in sorted(source.iterdir())]
     codec.encode(images[:1])  # warm: kernels are compiled and memory is claimed
     start_s = time.perf_counter()
     for first in range(0, len(images), BLOCK_PHOTOS):
-        part = images[first : first + BLOCK_PHOTOS]
-        shapes = [(image.shape[0], image.shape[1]) for image in part]
-        for group in batches(shapes, multiple=codec.info.multiple, max_pixels=MAX_BATCH_PIXELS):
-            codec.encode([part[i] for i in group])
+        codec.encode(images[first : first + BLOCK_PHOTOS])
     elapsed_s = time.perf_counter() - start_s
     pixels = sum(image.shape[0] * image.shape[1] for image in images)
     return {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def encode(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, bucket or prefix of photos; never changed.")],
     archive: ArchiveUrl,
-    codec: Annotated[str | None, typer.Option(help="ditic-small (default), avif, webp, jxl or original.")] = None,
+    codec: Annotated[str | None, typer.Option(help="ditic-small (default), ditic, avif, webp, jxl or original.")] = None,
     quality: Annotated[int | None, typer.Option(help="Of avif, webp and jxl: 1 to 100.")] = None,
     device: Device = None,
     weights: Weights = None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from pipeline.codecs.precision import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
 
@@ -25,6 +26,14 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     weights: Path | None = None
     """Frozen checkpoint of a neural codec; None for the one that comes with the package."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of a neural codec's float networks; what a stream holds does not depend on it."""
+    int8_weights: bool = False
+    """Keep a neural codec's weights as 8-bit integers: less memory, a little slower."""
+    compile: bool = False
+    """Compile a neural codec's kernels for the shapes that occur most: minutes at the start of a job, faster then."""
+    memory_gib: float | None = Field(None, gt=0)
+    """What a neural codec may use beside its weights; larger photos go in tiles. None: what is free."""
     ray_address: str | None = None
     commit_interval_s: float = Field(5.0, gt=0)
     max_pixels: int = Field(200_000_000, gt=0)
@@ -44,7 +53,13 @@ class Settings(BaseSettings):
 
     def codec_options(self) -> CodecOptions:
         """What the registry needs."""
-        return CodecOptions(quality=self.quality, device=self.device, weights=self.weights)
+        runtime = Runtime(
+            dtype=self.precision,
+            int8_weights=self.int8_weights,
+            compile=self.compile,
+            memory_bytes=None if self.memory_gib is None else int(self.memory_gib * 2**30),
+        )
+        return CodecOptions(quality=self.quality, device=self.device, weights=self.weights, runtime=runtime)
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import SettingError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
 MAX_COMPILED_SHAPES = 8
 """Shapes for which kernels are compiled; photos of any other shape run without."""
 
@@ -41,8 +43,11 @@ DEFAULT_RUNTIME = Runtime()
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The format called `name`; for `auto`, the narrowest that `device` computes in at full speed."""
+    import torch  # here: settings are read without it
+
     if name != "auto":
-        return DTYPES[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
@@ -50,9 +55,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def free_memory_bytes(device: torch.device) -> int:
     """Memory that can still be claimed on `device`, a container's limit respected."""
+    import psutil
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
 
     free = int(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.codecs.base import Codec
+from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime
 from pipeline.errors import SettingError, UnknownModelError
 
 
@@ -20,6 +21,8 @@ class CodecOptions:
     """Of a neural codec: auto, cpu or cuda."""
     weights: Path | None = None
     """Frozen checkpoint of a neural codec; None for the one that comes with the package, which is of ditic-small."""
+    runtime: Runtime = DEFAULT_RUNTIME
+    """How a neural codec runs."""
 
 
 DEFAULT_OPTIONS = CodecOptions()
@@ -98,7 +101,7 @@ def _ditic(name: str, options: CodecOptions) -> Codec:
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.device import choose_device
 
-    return DiTICCodec.load(_ditic_weights(name, options), device=choose_device(options.device))
+    return DiTICCodec.load(_ditic_weights(name, options), device=choose_device(options.device), runtime=options.runtime)
 
 
 def _ditic_weights(name: str, options: CodecOptions) -> Path:

@@ -5,7 +5,7 @@ row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import cast
@@ -54,7 +54,7 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     plan = prepare(job.options.device)
     settings = DecodeSettings(
         destination=Storage(job.destination).url,
-        options=CodecOptions(device=plan.device, weights=job.options.weights),
+        options=replace(job.options, device=plan.device),
         format=job.format,
         num_write_threads=plan.threads_per_actor,
     )

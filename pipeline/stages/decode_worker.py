@@ -12,7 +12,6 @@ import pyarrow as pa
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError
-from pipeline.pixels.bucket import batches
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.restoration import decode_row, decoder, file_of
 from pipeline.storage import Storage
@@ -36,7 +35,8 @@ class DecodeSettings:
     options: CodecOptions = CodecOptions()
     format: str | None = None
     """Container of every restored file; None for the source's."""
-    max_batch_pixels: int = 2_000_000
+    max_pixels: int = 32_000_000
+    """Decoded pixels that wait for being written, at most; a larger photo goes alone."""
     num_write_threads: int = 2
 
 
@@ -55,25 +55,22 @@ class DecodeWorker:
         encoded = [row for row in rows if row.outcome is Outcome.ENCODED]
         others = [row for row in rows if row.outcome is not Outcome.ENCODED]
         written = [self._threads.submit(self._write, row, None) for row in others]
-        sizes = [(row.height or 1, row.width or 1) for row in encoded]
-        for group in batches(sizes, multiple=1, max_pixels=self._settings.max_batch_pixels):
-            batch = [encoded[i] for i in group]
-            for row, pixels in zip(batch, self._decode(batch), strict=True):
-                written.append(self._threads.submit(self._write, row, pixels))
+        for batch in _batches(encoded, max_pixels=self._settings.max_pixels):
+            with self._codec_lock:
+                decoded = self._decode(batch)
+            written += [self._threads.submit(self._write, row, pixels) for row, pixels in zip(batch, decoded, strict=True)]
         return pa.Table.from_pylist([future.result() for future in written], schema=RESULT_SCHEMA)
 
     def _decode(self, rows: Sequence[EncodedPhoto]) -> list[Pixels | PhotoarkError]:
-        """Pixels, or what went wrong; a batch that fails is decoded one by one."""
-        codecs = {(row.codec, row.model) for row in rows}
+        """Pixels, or what went wrong; a batch that fails is halved until the stream that fails stands alone."""
         options = self._settings.options
-        with self._codec_lock:
-            if len(rows) > 1 and len(codecs) == 1 and all(row.image for row in rows):
-                try:
-                    codec = decoder(rows[0].codec or "", rows[0].model, options)
-                    return list(codec.decode([row.image or b"" for row in rows]))
-                except Exception:
-                    pass
+        if len(rows) == 1 or not all(row.image for row in rows):
             return [_decode_alone(row, options) for row in rows]
+        try:
+            return list(decoder(rows[0].codec or "", rows[0].model, options).decode([row.image or b"" for row in rows]))
+        except Exception:
+            middle = len(rows) // 2
+            return self._decode(rows[:middle]) + self._decode(rows[middle:])
 
     def _write(self, row: EncodedPhoto, pixels: Pixels | PhotoarkError | None) -> dict[str, object]:
         try:
@@ -87,6 +84,21 @@ class DecodeWorker:
             return {"key": row.key, "num_bytes": None, "num_pixels": None, "reason": error.message}
         num_pixels = (row.width or 0) * (row.height or 0)
         return {"key": row.key, "num_bytes": len(data), "num_pixels": num_pixels, "reason": None}
+
+
+def _batches(rows: Sequence[EncodedPhoto], *, max_pixels: int) -> list[list[EncodedPhoto]]:
+    """Rows of one codec and model each; which of them go through a network together is the codec's to choose."""
+    groups: list[list[EncodedPhoto]] = []
+    num_pixels = 0
+    for row in sorted(rows, key=lambda row: (row.codec or "", row.model or "")):
+        size = (row.width or 0) * (row.height or 0)
+        is_like = groups and (groups[-1][0].codec, groups[-1][0].model) == (row.codec, row.model)
+        if not is_like or num_pixels + size > max_pixels:
+            groups.append([])
+            num_pixels = 0
+        groups[-1].append(row)
+        num_pixels += size
+    return groups
 
 
 def _decode_alone(row: EncodedPhoto, options: CodecOptions) -> Pixels | PhotoarkError:

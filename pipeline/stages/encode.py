@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import ray.data
@@ -112,7 +112,7 @@ def _stream(job: EncodeJob, photos: list[Photo]) -> Iterator[list[EncodedPhoto]]
     plan = prepare(job.options.device)
     settings = EncodeSettings(
         codec=job.codec,
-        options=CodecOptions(quality=job.options.quality, device=plan.device, weights=job.options.weights),
+        options=replace(job.options, device=plan.device),
         limits=job.limits,
         num_decode_threads=plan.threads_per_actor,
     )

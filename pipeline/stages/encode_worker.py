@@ -18,13 +18,11 @@ import pyarrow as pa
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.errors import PhotoarkError, PhotoError
-from pipeline.pixels.bucket import batches
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome, PhotoHeader, encoded_to_table, photos_from_table
 
 log = logging.getLogger(__name__)
-MAX_BATCH_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +32,6 @@ class EncodeSettings:
     codec: str = "ditic-small"
     options: CodecOptions = CodecOptions()
     limits: PixelLimits = DEFAULT_LIMITS
-    max_batch_pixels: int = MAX_BATCH_PIXELS
-    """Padded pixels that are encoded at once; a larger photo goes alone."""
     num_decode_threads: int = 2
     """Threads that decode pixels."""
 
@@ -109,23 +105,23 @@ class EncodeWorker:
             return _Job(_kept(row, data, "too large to decode in the memory of this machine"))
 
     def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
-        shapes = [(job.pixels.shape[0], job.pixels.shape[1]) for job in jobs if job.pixels is not None]
-        info, settings = self._codec.info, self._settings
-        for group in batches(shapes, multiple=info.multiple, max_pixels=settings.max_batch_pixels):
-            batch = [jobs[i] for i in group]
-            for job, stream in zip(batch, self._encode([job.pixels for job in batch]), strict=True):
-                if isinstance(stream, bytes):
-                    assert job.row.width and job.row.height
-                    job.row = replace(
-                        job.row, outcome=Outcome.ENCODED, image=stream, codec=info.name, model=info.model, reason=None,
-                        bpp=8 * len(stream) / (job.row.width * job.row.height),
-                    )  # fmt: skip
-                else:
-                    job.row = _kept(job.row, data[job.row.key], stream.reason)
-                job.pixels = None
+        # All at once: which of them go through the networks together is the codec's to choose.
+        info = self._codec.info
+        for job, stream in zip(jobs, self._encode([job.pixels for job in jobs]), strict=True):
+            if isinstance(stream, bytes):
+                assert job.row.width and job.row.height
+                job.row = replace(
+                    job.row, outcome=Outcome.ENCODED, image=stream, codec=info.name, model=info.model, reason=None,
+                    bpp=8 * len(stream) / (job.row.width * job.row.height),
+                )  # fmt: skip
+            else:
+                job.row = _kept(job.row, data[job.row.key], stream.reason)
+            job.pixels = None
 
     def _encode(self, images: list[Pixels | None]) -> list[bytes | _Refused]:
         """Bitstreams; a batch that fails is halved until the photo that fails stands alone."""
+        if not images:
+            return []
         try:
             return list(self._codec.encode([image for image in images if image is not None]))
         except Exception as error:

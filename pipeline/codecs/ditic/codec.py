@@ -80,19 +80,30 @@ class DiTICCodec:
 
     def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
         """Inverse of `encode`; see `Codec.decode`."""
-        opened = [self._open(stream) for stream in streams]
+        opened = [self.open(stream) for stream in streams]
         return self._run([(h.height, h.width) for h, _ in opened], lambda group: self._decode_group([opened[i] for i in group]))
 
     def latents(self, streams: Sequence[bytes]) -> list[Tensor]:
         """y_hat of each stream, C x h x w float32: the integers that must be the same on every machine."""
-        opened = [self._open(stream) for stream in streams]
-        return self._run(
-            [(h.height, h.width) for h, _ in opened], lambda group: list(self._read([opened[i] for i in group])[0])
-        )
+        opened = [self.open(stream) for stream in streams]
+        return self._run([(h.height, h.width) for h, _ in opened], lambda group: list(self.read([opened[i] for i in group])[0]))
+
+    @property
+    def num_workers(self) -> int:
+        """Groups of photos that are worked on at once."""
+        return self._workers.count
+
+    def plan_for(self, width: int, height: int) -> Plan:
+        """How photos of this padded size go through the networks.
+
+        Raises:
+            UnsupportedPhotoError: there is too little memory for such a photo.
+        """
+        return self._plan(width, height)[0]
 
     def _encode_group(self, images: Sequence[Pixels]) -> list[bytes]:
         padded = np.stack([pad(image, self.info.multiple) for image in images])
-        y, z = self.networks.analyse(padded, self._plan(padded.shape[2], padded.shape[1])[0])
+        y, z = self.networks.analyse(padded, self.plan_for(padded.shape[2], padded.shape[1]))
         coded = self.entropy.encode(y, z)
         payloads = encode_batch(coded, self.entropy.tables, num_threads=1)
         return [
@@ -101,12 +112,12 @@ class DiTICCodec:
         ]
 
     def _decode_group(self, opened: Sequence[tuple[Header, bytes]]) -> list[Pixels]:
-        y_hat, scales = self._read(opened)
+        y_hat, scales = self.read(opened)
         factor = self.model.config.y_factor
-        pixels = self.networks.synthesise(y_hat, scales, self._plan(y_hat.shape[3] * factor, y_hat.shape[2] * factor)[0])
+        pixels = self.networks.synthesise(y_hat, scales, self.plan_for(y_hat.shape[3] * factor, y_hat.shape[2] * factor))
         return [crop(p, h.width, h.height) for p, (h, _) in zip(pixels, opened, strict=True)]
 
-    def _read(self, opened: Sequence[tuple[Header, bytes]]) -> tuple[Tensor, Tensor]:
+    def read(self, opened: Sequence[tuple[Header, bytes]]) -> tuple[Tensor, Tensor]:
         """y_hat and scales of streams of one padded shape, checked against their checksums."""
         decoders = [RansDecoder(payload, self.entropy.tables) for _, payload in opened]
         height, width = self._y_size(opened[0][0])
@@ -117,7 +128,13 @@ class DiTICCodec:
                 raise CorruptStreamError("the symbols do not match their checksum; restore the archive from a copy")
         return y_hat, scales
 
-    def _open(self, stream: bytes) -> tuple[Header, bytes]:
+    def open(self, stream: bytes) -> tuple[Header, bytes]:
+        """Header and payload of a container that these weights can decode.
+
+        Raises:
+            CorruptStreamError: it is damaged, or claims a size that its payload cannot fill.
+            UnknownModelError: it needs other weights or arithmetic.
+        """
         header, payload = unpack(stream)
         if header.codec != self.info.name or header.model != self.info.model:
             raise UnknownModelError(

@@ -1,7 +1,10 @@
 """The float halves of DiT-IC on a device: photos -> y, z, and y_hat, scales -> photos; whole or in tiles.
 
-    analyse      uint8 photos, B x H x W x 3 --[tiles]--> lat, aux --> y, z
-    synthesise   y_hat, scales --> heads, condition --[tiles]--> x0 --[tiles]--> uint8 photos
+    analyse      photos --encode_pixels, in tiles--> lat, aux --encode_latents--> y, z
+    synthesise   y_hat, scales --decode_latents--> heads, condition --denoise, in tiles--> x0
+                 x0 --decode_pixels, in tiles--> photos
+
+Photos are uint8, B x H x W x 3, padded.
 
 The condition is computed once for the whole photo: its tokens depend on the layout. Symbols do not depend on anything here
 but the rounding of y and z, which only the encoder does.
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import AUX_FACTOR
 from pipeline.codecs.ditic.flow import one_step
+from pipeline.codecs.ditic.latent_codec import Heads
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
 from pipeline.codecs.int8 import to_int8
@@ -62,29 +66,45 @@ class Networks:
 
     def analyse(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, Tensor]:
         """y and z, float32 on the device, of padded photos, B x H x W x 3."""
-        if plan.tile is None:
-            lat, aux = self._analyse(self._to_device(photos))
-        else:
-            lat, aux = self._analyse_tiles(photos, plan.tile)
-        y, z = self._latents(_channels_last(lat), _channels_last(aux))
-        return y.float(), z.float()
+        return self.encode_latents(*self.encode_pixels(photos, plan))
 
     def synthesise(self, y_hat: Tensor, scales: Tensor, plan: Plan) -> NDArray[np.uint8]:
         """Padded photos, B x H x W x 3, of decoded latents and their scales, B x C x h x w."""
+        return self.decode_pixels(self.denoise(*self.decode_latents(y_hat, scales), plan), plan)
+
+    def encode_pixels(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, Tensor]:
+        """Photos -> lat, aux."""
+        if plan.tile is None:
+            return self._analyse(self._to_device(photos))
+        return self._analyse_tiles(photos, plan.tile)
+
+    def encode_latents(self, lat: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
+        """lat, aux -> y, z, float32."""
+        y, z = self._latents(_channels_last(lat), _channels_last(aux))
+        return y.float(), z.float()
+
+    def decode_latents(self, y_hat: Tensor, scales: Tensor) -> tuple[Heads, Tensor]:
+        """y_hat, scales -> heads and the condition of the whole photo."""
         heads = self._heads(_channels_last(y_hat.to(self.dtype)), _channels_last(scales.to(self.dtype)))
-        condition = self.model.prompter(heads.prompt)
+        return heads, self.model.prompter(heads.prompt)
+
+    def denoise(self, heads: Heads, condition: Tensor, plan: Plan) -> Tensor:
+        """Heads, condition -> x0, float32."""
         parts = (heads.mean, heads.logvar, heads.residual)
         if plan.transformer_tile is None:
-            x0 = self._denoise(*parts, condition)
-        else:
-            (x0,) = assemble(
-                lambda window: [self._denoise(*(_channels_last(window.of(part)) for part in parts), condition)],
-                (heads.mean.shape[2], heads.mean.shape[3]),
-                lambda _, band: torch.empty_like(heads.mean, dtype=band.dtype),
-                [1],
-                tile=plan.transformer_tile,
-                overlap=OVERLAP_CELLS,
-            )
+            return self._denoise(*parts, condition)
+        (x0,) = assemble(
+            lambda window: [self._denoise(*(_channels_last(window.of(part)) for part in parts), condition)],
+            (heads.mean.shape[2], heads.mean.shape[3]),
+            lambda _, band: torch.empty_like(heads.mean, dtype=band.dtype),
+            [1],
+            tile=plan.transformer_tile,
+            overlap=OVERLAP_CELLS,
+        )
+        return x0
+
+    def decode_pixels(self, x0: Tensor, plan: Plan) -> NDArray[np.uint8]:
+        """x0 -> photos."""
         if plan.tile is None:
             return _to_host(self._render(x0).to(torch.uint8).permute(0, 2, 3, 1))
         return self._render_tiles(x0, plan.tile)

@@ -14,8 +14,7 @@ from pipeline.codecs.int8 import to_int8
 )
 def test_a_layer_keeps_its_function_within_the_rounding_of_its_weights(layer: nn.Module) -> None:
     torch.manual_seed(0)
-    is_linear = isinstance(layer, nn.Linear)
-    x = torch.randn(5, 64) if is_linear else torch.randn(2, layer.in_channels, 16, 16)  # type: ignore[operator]
+    x = torch.randn(2, layer.in_channels, 16, 16) if isinstance(layer, nn.Conv2d) else torch.randn(5, 64)
     with torch.inference_mode():
         expected = layer(x)
         num_weights = layer.weight.numel()  # type: ignore[operator]

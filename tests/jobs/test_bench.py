@@ -1,0 +1,32 @@
+"""The benchmarks run and their last line can be read by a program; what they find is not for a test to judge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_codec_is_measured_by_stage_beside_the_plain_way(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs", "bench", "codec", "--size", "tiny", "--resolutions", "128,256", "--seconds", "0.1"]
+    result = subprocess.run([*command, "--out", str(tmp_path / "bench.json")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found == json.loads((tmp_path / "bench.json").read_text())
+    assert [row["side"] for row in found["resolutions"]] == [128, 256]
+    small, large = found["resolutions"]
+    assert set(large["stages_ms"]["encode"]) == {"autoencoder", "latent_codec", "entropy"}
+    assert set(large["stages_ms"]["decode"]) == {"entropy", "latent_codec", "diffusion", "autoencoder"}
+    for direction in ("encode", "decode"):
+        assert large[direction]["flops"] > 3.5 * small[direction]["flops"] > 0
+        assert large[direction]["images_per_s"] > 0 < large[direction]["plain"]["images_per_s"]
+        assert large[direction]["peak_bytes"] > 1 << 20
+    assert found["mixed"]["num_photos"] == 24
+
+
+def test_a_size_that_is_none_is_wrong_usage() -> None:
+    command = [sys.executable, "-m", "jobs", "bench", "codec", "--size", "huge"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "choose small, full or tiny" in result.stderr
