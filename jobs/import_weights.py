@@ -45,7 +45,10 @@ def import_weights(
     from pipeline.training.data import load_photos
     from pipeline.training.import_weights import import_weights as run
 
-    photos = load_photos(calibration or [SAMPLE_PHOTOS], min_side=1)
+    samples = sorted(path for path in SAMPLE_PHOTOS.glob("*") if path.suffix != ".md")
+    if not calibration and not samples:
+        raise SettingError("name photos to calibrate on (--calibration): the samples are not installed here")
+    photos = load_photos(calibration or samples, min_side=1)
     chosen = photos[:: max(1, len(photos) // num_photos)][:num_photos]
     report = run(opened["source"], out, chosen, file=file, base=opened.get("base"), elic=opened.get("elic"))
     if as_json:

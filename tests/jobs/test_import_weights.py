@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from pipeline.codecs.ditic import checkpoint
+from pipeline.codecs.ditic.config import DiTICConfig
 from tests.jobs.test_cli import photoark
+from tests.pipeline.codecs.ditic.released import CONFIG, merged_state
 
 
 @pytest.fixture
@@ -36,6 +41,24 @@ def test_it_is_said_plainly_when_no_terms_come_with_the_weights(folder: Path, tm
     assert result.stdout == ""
     assert "# A model of unknown terms" in result.stderr
     assert "no licence comes with these weights" in result.stderr
+
+
+def test_accepted_weights_are_imported_with_the_sample_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.cli import app
+
+    # The published sizes would take minutes.
+    monkeypatch.setattr(DiTICConfig, "full", classmethod(lambda _: CONFIG))
+    torch.save(merged_state(), tmp_path / "q1.pt")
+    out = tmp_path / "out.safetensors"
+    arguments = ["import-weights", str(tmp_path / "q1.pt"), "-o", str(out), "--accept-licence", "--num-photos", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["num_photos"] == 2
+    assert report["fingerprint"] == checkpoint.check(out)
+    assert report["provenance"]["source"]["files"][0]["name"] == "q1.pt"
+    told = CliRunner().invoke(app, arguments)
+    assert f"--codec ditic --weights {out}" in told.stdout
 
 
 @pytest.mark.parametrize(

@@ -97,20 +97,20 @@ def load(path: Path, *, device: str = "cpu") -> Loaded:
     return Loaded(model=model, entropy=entropy, fingerprint=header["fingerprint"], training=training)
 
 
-def load_float(path: Path, *, device: str = "cpu") -> tuple[DiTIC, str]:
+def load_float(path: Path) -> tuple[DiTIC, str]:
     """The float model of a checkpoint that was imported from the official release, and its fingerprint.
 
     Raises:
         CheckpointError: as `load`, or the file was not imported and holds no float entropy path.
     """
     header, stored = _read(path)
-    released = _part(stored, "release.", device)
+    released = _part(stored, "release.")
     if not released:
         raise CheckpointError(f"{path} holds no float entropy path: only imported weights of the release read its streams")
     model = _model(header)
     state = model.state_dict()
-    _fill(path, model, _part(stored, "float.", device) | released, _float_part(state) | _entropy_part(state))
-    return model.eval().requires_grad_(False).to(device), header["fingerprint"]
+    _fill(path, model, _part(stored, "float.") | released, _float_part(state) | _entropy_part(state))
+    return model.eval().requires_grad_(False), header["fingerprint"]
 
 
 def codec_name(path: Path) -> str:

@@ -97,14 +97,14 @@ class Coded:
 class FloatEntropyModel:
     """A float `LatentCodec` as an entropy coder, one photo at a time."""
 
-    def __init__(self, codec: LatentCodec) -> None:
-        """The CDF tables of `codec` are used as they are.
+    def __init__(self, codec: LatentCodec, *, device: str = "cpu") -> None:
+        """Bring `codec`, which must be on the CPU, to `device`; its CDF tables are used as they are.
 
         Raises:
             ValueError: they are no distributions.
         """
-        self.codec = codec
         self.tables = cdf_tables(codec)
+        self.codec = codec.to(device)
         self.thresholds: Tensor = codec.gaussian_conditional.scale_table[:-1]
         self.medians = codec.z_medians().view(1, -1, 1, 1)
         self._least_bits = -math.log2(int(np.diff(self.tables.cdfs).max()) / 65536)
@@ -184,8 +184,9 @@ class ReleaseCodec:
     """Imported weights of the release, for its own streams."""
 
     def __init__(self, model: DiTIC, fingerprint: str, *, device: str = "cpu") -> None:
-        self.model = model
-        self.entropy = FloatEntropyModel(model.codec)
+        """Bring `model`, which must be on the CPU, to `device`."""
+        self.entropy = FloatEntropyModel(model.codec, device=device)
+        self.model = model.to(device)
         self.device = torch.device(device)
         config = model.config
         self.info = CodecInfo(name=config.name, model=fingerprint, multiple=config.multiple, generative=True)
@@ -197,7 +198,7 @@ class ReleaseCodec:
         Raises:
             CheckpointError: the file is missing, damaged, or not imported from the release.
         """
-        return cls(*checkpoint.load_float(weights, device=device), device=device)
+        return cls(*checkpoint.load_float(weights), device=device)
 
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One container a photo; see `Codec.encode`."""

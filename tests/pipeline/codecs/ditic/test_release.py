@@ -176,6 +176,12 @@ def test_it_is_a_codec_and_photos_of_any_size_come_back(codec: ReleaseCodec, pho
     assert codec.encode([]) == codec.decode([]) == []
 
 
+@pytest.mark.gpu
+def test_photos_come_back_on_cuda(released_weights: Path, photos: list[NDArray[np.uint8]]) -> None:
+    codec = ReleaseCodec.load(released_weights, device="cuda")
+    assert [d.shape for d in codec.decode(codec.encode(photos))] == [p.shape for p in photos]
+
+
 def test_a_bare_body_is_the_payload_and_gives_the_same_photo(codec: ReleaseCodec, photos: list[NDArray[np.uint8]]) -> None:
     height, width = photos[0].shape[:2]
     (stream,) = codec.encode(photos[:1])
