@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec
+from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec, bench_memory
 from jobs.options import Device
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def bench(
 
 
 bench_app.command("codec")(bench_codec)
+bench_app.command("memory")(bench_memory)
 
 
 def _copies(photos: Path, target: Path, repeat: int) -> Path:

@@ -57,8 +57,36 @@ def bench_codec(
     typer.echo(line)
 
 
+def bench_memory(
+    size: Annotated[str, typer.Option(help="small, the shipped weights; full or tiny, random ones.")] = "small",
+    megapixels: Annotated[float, typer.Option(help="Of the photo, 4 to 3.")] = 200.0,
+    memory: Annotated[float | None, typer.Option(help="GiB that the codec may use beside its weights.")] = None,
+    device: Device = None,
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    int8: Annotated[bool, typer.Option("--int8", help="Keep weights as 8-bit integers.")] = False,
+) -> None:
+    """Encode and decode one large photo; time and peak memory, as a JSON object."""
+    from pipeline.codecs.ditic.device import choose_device
+    from pipeline.codecs.ditic.measure import device_name, one_photo
+    from pipeline.codecs.precision import Runtime
+
+    where = choose_device(device or "auto")
+    memory_bytes = None if memory is None else int(memory * 2**30)
+    codec = _codec(size, where, Runtime(dtype=precision, int8_weights=int8, memory_bytes=memory_bytes))
+    height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = int(megapixels * 1e6) // height
+    chosen = codec.plan_for(*(-(-side // codec.info.multiple) * codec.info.multiple for side in (width, height)))
+    found = one_photo(codec, _photo(height, width))
+    typer.echo(
+        f"{width} x {height} on {device_name(where)}, tiles of {chosen.tile or 'the whole'}: encode {found['encode_s']} s, "
+        f"peak {found['encode_peak_bytes'] / 2**30:.2f} GiB; decode {found['decode_s']} s, peak "
+        f"{found['decode_peak_bytes'] / 2**30:.2f} GiB (of the whole process, on a CPU)"
+    )
+    typer.echo(json.dumps({"size": size, "width": width, "height": height, "memory_gib": memory, **asdict(chosen), **found}))
+
+
 def _one(side: int, fast: DiTICCodec, plain: DiTICCodec, best: Any, seconds: float) -> dict[str, Any]:
-    from pipeline.codecs.ditic.measure import MAX_BATCH, stages, throughput, work
+    from pipeline.codecs.ditic.measure import MAX_BATCH, difference, stages, throughput, work
 
     photo = _photo(side, side)
     parts = stages(fast, photo)
@@ -66,6 +94,8 @@ def _one(side: int, fast: DiTICCodec, plain: DiTICCodec, best: Any, seconds: flo
     needed = work(fast.model.config, fast.networks.dtype, padded, padded)
     batches = [2**i for i in range(MAX_BATCH.bit_length())]
     row: dict[str, Any] = {"side": side, "stages_ms": parts, "plain_stages_ms": stages(plain, photo)}
+    row["max_abs_error"], row["psnr_to_plain"] = difference(fast, plain, photo)
+    typer.echo(f"{side:5} decoded against plain: at most {row['max_abs_error']} levels of 255, PSNR {row['psnr_to_plain']} dB")
     for direction in ("encode", "decode"):
         ours = throughput(fast, photo, direction, batches=batches, budget_s=seconds)
         theirs = throughput(plain, photo, direction, batches=[1], budget_s=seconds)

@@ -25,6 +25,16 @@ def test_the_codec_is_measured_by_stage_beside_the_plain_way(tmp_path: Path) -> 
     assert found["mixed"]["num_photos"] == 24
 
 
+def test_a_photo_in_little_memory_is_measured() -> None:
+    command = [sys.executable, "-m", "jobs", "bench", "memory", "--size", "tiny", "--megapixels", "6", "--memory", "0.2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["tile"]
+    assert found["encode_s"] > 0 < found["decode_s"]
+    assert found["stream_bytes"] > 0
+
+
 def test_a_size_that_is_none_is_wrong_usage() -> None:
     command = [sys.executable, "-m", "jobs", "bench", "codec", "--size", "huge"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -150,6 +151,28 @@ def throughput(codec: DiTICCodec, photo: Pixels, direction: str, *, batches: Seq
     if best is None:
         raise PhotoarkError("not even one photo of this size fits in memory")
     return best
+
+
+def difference(codec: DiTICCodec, plain: DiTICCodec, photo: Pixels) -> tuple[int, float]:
+    """Largest difference in levels of 255, and PSNR in dB, between what two codecs of one model make of the same stream."""
+    (stream,) = plain.encode([photo])
+    error = codec.decode([stream])[0].astype(np.int32) - plain.decode([stream])[0]
+    mse = float(np.square(error).mean())
+    return int(np.abs(error).max()), round(10 * math.log10(255**2 / mse), 2) if mse else math.inf
+
+
+def one_photo(codec: DiTICCodec, photo: Pixels) -> dict[str, float]:
+    """Seconds and peak memory of encoding and decoding a single photo once."""
+    _reset_peak(codec.device)
+    streams: list[bytes] = []
+    encode_s = _seconds(lambda: streams.extend(codec.encode([photo])), codec.device)
+    encode_bytes = _peak_bytes(codec.device)
+    _reset_peak(codec.device)
+    decode_s = _seconds(lambda: codec.decode(streams), codec.device)
+    return {
+        "encode_s": round(encode_s, 2), "encode_peak_bytes": encode_bytes,
+        "decode_s": round(decode_s, 2), "decode_peak_bytes": _peak_bytes(codec.device), "stream_bytes": len(streams[0]),
+    }  # fmt: skip
 
 
 def folder_images_per_s(codec: DiTICCodec, photos: Sequence[Pixels], *, at_once: int) -> dict[str, float]:
