@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +15,13 @@ from jobs.options import Device
 
 if TYPE_CHECKING:
     from pipeline.codecs.ditic.codec import DiTICCodec
+    from pipeline.codecs.ditic.measure import Peak
     from pipeline.codecs.precision import Runtime
 
 SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
 NUM_MIXED = 24
+MAX_ERROR_SIDE = 1024
+DIRECTIONS = ("encode", "decode")
 
 
 def bench_codec(
@@ -28,33 +33,116 @@ def bench_codec(
     compile_kernels: Annotated[bool, typer.Option("--compile", help="Compile kernels for each shape.")] = False,
     memory: Annotated[float | None, typer.Option(help="GiB that the codec may use beside its weights.")] = None,
     seconds: Annotated[float, typer.Option(help="Time to look for the best batch, each resolution and direction.")] = 20.0,
+    plain: Annotated[bool, typer.Option("--plain", help="The plain way alone: float32, eager, one photo at a time.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the JSON, which is the last line of the output too.")] = None,
 ) -> None:
-    """Measure a neural codec by stage and as a whole; the last line is a JSON object."""
+    """Measure a neural codec by stage and as a whole, beside the plain way; the last line is a JSON object."""
     from pipeline.codecs.ditic.device import choose_device
-    from pipeline.codecs.ditic.measure import PLAIN, device_name, peak
+    from pipeline.codecs.ditic.measure import PLAIN, device_name, difference, peak
     from pipeline.codecs.precision import Runtime
 
-    memory_bytes = None if memory is None else int(memory * 2**30)
-    runtime = Runtime(dtype=precision, int8_weights=int8, compile=compile_kernels, memory_bytes=memory_bytes)
     where = choose_device(device or "auto")
-    fast, plain = _codec(size, where, runtime), _codec(size, where, PLAIN)
-    best = peak(fast.device, fast.networks.dtype)
+    sides = [int(side) for side in resolutions.split(",")]
+    if plain:
+        typer.echo(json.dumps(_measured(_codec(size, where, PLAIN), sides, seconds, at_once=1)))
+        return
+    # In a process of its own: two codecs in one would share caches and threads.
+    same = ["--size", size, "--resolutions", resolutions, "--device", where, "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "jobs", "bench", "codec", "--plain", *same]
+    theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+    memory_bytes = None if memory is None else int(memory * 2**30)
+    codec = _codec(size, where, Runtime(dtype=precision, int8_weights=int8, compile=compile_kernels, memory_bytes=memory_bytes))
+    ours = _measured(codec, sides, seconds, at_once=NUM_MIXED)
+    best = peak(codec)
+    reference = _codec(size, where, PLAIN)
+    errors = {str(side): difference(codec, reference, _photo(side, side)) for side in sides if side <= MAX_ERROR_SIDE}
     result: dict[str, Any] = {
-        "size": size, "device": device_name(where), "dtype": str(fast.networks.dtype).removeprefix("torch."),
-        "int8": int8, "compile": compile_kernels, "num_workers": fast.num_workers,
-        "peak_tflops": round(best.flops_per_s / 1e12, 3), "peak_gb_per_s": round(best.bytes_per_s / 1e9, 1),
+        "size": size, "device": device_name(where), "dtype": str(codec.networks.dtype).removeprefix("torch."),
+        "int8": int8, "compile": compile_kernels, "num_workers": codec.num_workers, "memory_gib": memory,
+        "peak_flops_per_s": best.flops_per_s, "peak_bytes_per_s": best.bytes_per_s,
+        "max_abs_error_and_psnr_to_plain": errors, "ours": ours, "plain": theirs, "ratio": _ratios(ours, theirs),
     }  # fmt: skip
-    typer.echo(
-        f"ditic {size} on {result['device']}, {result['dtype']}; the device's peak: "
-        f"{result['peak_tflops']} TFLOP/s, {result['peak_gb_per_s']} GB/s"
-    )
-    result["resolutions"] = [_one(int(side), fast, plain, best, seconds) for side in resolutions.split(",")]
-    result["mixed"] = _mixed(fast, plain)
+    result["roofline"] = {str(side): _roofline(codec, side, ours["sides"][str(side)], best) for side in sides}
+    _show(result)
     line = json.dumps(result)
     if out:
         out.write_text(line + "\n")
     typer.echo(line)
+
+
+def _measured(codec: DiTICCodec, sides: list[int], seconds: float, *, at_once: int) -> dict[str, Any]:
+    """One codec: every side by stage and as a whole, and a folder of photos near 768 x 512, no two of one size."""
+    from pipeline.codecs.ditic.measure import MAX_BATCH, folder_images_per_s, stages, throughput
+
+    batches = [2**i for i in range(MAX_BATCH.bit_length()) if 2**i <= max(1, at_once)]
+    found: dict[str, Any] = {}
+    for side in sides:
+        photo = _photo(side, side)
+        found[str(side)] = {
+            "stages_ms": stages(codec, photo),
+            **{d: asdict(throughput(codec, photo, d, batches=batches, budget_s=seconds)) for d in DIRECTIONS},
+        }
+    photos = [_photo(512 + 8 * (i % 5), 768 - 8 * i) for i in range(NUM_MIXED // 2)]
+    photos += [photo.transpose(1, 0, 2).copy() for photo in photos]
+    return {"sides": found, "mixed": {"num_photos": len(photos), **folder_images_per_s(codec, photos, at_once=at_once)}}
+
+
+def _ratios(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Images/s against the plain way's."""
+    found = {
+        side: {d: round(row[d]["images_per_s"] / theirs["sides"][side][d]["images_per_s"], 2) for d in DIRECTIONS}
+        for side, row in ours["sides"].items()
+    }
+    return found | {"mixed": {d: round(ours["mixed"][d] / theirs["mixed"][d], 2) for d in DIRECTIONS}}
+
+
+def _roofline(codec: DiTICCodec, side: int, row: dict[str, Any], best: Peak) -> dict[str, Any]:
+    from pipeline.codecs.ditic.measure import work
+
+    padded = -(-side // codec.info.multiple) * codec.info.multiple
+    needed = work(codec.model.config, codec.networks.dtype, padded, padded)
+    return {
+        d: {
+            **asdict(needed[d]),
+            "flops_share": round(needed[d].flops * row[d]["images_per_s"] / best.flops_per_s, 3),
+            "bytes_share": round(needed[d].moved_bytes * row[d]["images_per_s"] / best.bytes_per_s, 3),
+            "entropy_share": round(row["stages_ms"][d]["entropy"] / sum(row["stages_ms"][d].values()), 3),
+        }
+        for d in DIRECTIONS
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"ditic {result['size']}, {result['dtype']}, on {result['device']}")
+    for name in ("side", "", "ms by stage, one photo", "images/s", "batch", "GiB", "plain", "GiB", "times", "GFLOP", "of peak"):
+        table.add_column(name, justify="right")
+    for side, row in result["ours"]["sides"].items():
+        for d in DIRECTIONS:
+            ours, theirs, roof = row[d], result["plain"]["sides"][side][d], result["roofline"][side][d]
+            table.add_row(
+                side, d, "  ".join(f"{stage} {ms:.1f}" for stage, ms in row["stages_ms"][d].items()),
+                f"{ours['images_per_s']:.2f}", str(ours["batch"]), f"{ours['peak_bytes'] / 2**30:.2f}",
+                f"{theirs['images_per_s']:.2f}", f"{theirs['peak_bytes'] / 2**30:.2f}", f"{result['ratio'][side][d]:.2f}",
+                f"{roof['flops'] / 1e9:.1f}", f"{roof['flops_share']:.0%}",
+            )  # fmt: skip
+    Console(width=150).print(table)
+    for side, (level, psnr) in result["max_abs_error_and_psnr_to_plain"].items():
+        typer.echo(f"{side}: decoded photos differ from the plain way's by at most {level} of 255, PSNR {psnr} dB")
+    ours, theirs, ratio = (result[name]["mixed"] for name in ("ours", "plain", "ratio"))
+    typer.echo(
+        f"{ours['num_photos']} photos of mixed sizes near 768 x 512: "
+        + "; ".join(
+            f"{d} {ours[d]:.2f} images/s, plain {theirs[d]:.2f} ({ratio[d]} times)" for d in DIRECTIONS
+        )
+    )
+    typer.echo(
+        f"roofline: the device does {result['peak_flops_per_s'] / 1e12:.3f} TFLOP/s in a matrix product and "
+        f"{result['peak_bytes_per_s'] / 1e9:.1f} GB/s in a copy; bytes moved and shares of both are in the JSON"
+    )
 
 
 def bench_memory(
@@ -83,58 +171,6 @@ def bench_memory(
         f"{found['decode_peak_bytes'] / 2**30:.2f} GiB (of the whole process, on a CPU)"
     )
     typer.echo(json.dumps({"size": size, "width": width, "height": height, "memory_gib": memory, **asdict(chosen), **found}))
-
-
-def _one(side: int, fast: DiTICCodec, plain: DiTICCodec, best: Any, seconds: float) -> dict[str, Any]:
-    from pipeline.codecs.ditic.measure import MAX_BATCH, difference, stages, throughput, work
-
-    photo = _photo(side, side)
-    parts = stages(fast, photo)
-    padded = -(-side // fast.info.multiple) * fast.info.multiple
-    needed = work(fast.model.config, fast.networks.dtype, padded, padded)
-    batches = [2**i for i in range(MAX_BATCH.bit_length())]
-    row: dict[str, Any] = {"side": side, "stages_ms": parts, "plain_stages_ms": stages(plain, photo)}
-    row["max_abs_error"], row["psnr_to_plain"] = difference(fast, plain, photo)
-    typer.echo(f"{side:5} decoded against plain: at most {row['max_abs_error']} levels of 255, PSNR {row['psnr_to_plain']} dB")
-    for direction in ("encode", "decode"):
-        ours = throughput(fast, photo, direction, batches=batches, budget_s=seconds)
-        theirs = throughput(plain, photo, direction, batches=[1], budget_s=seconds)
-        ratio = ours.images_per_s / theirs.images_per_s
-        flops_share = needed[direction].flops * ours.images_per_s / best.flops_per_s
-        bytes_share = needed[direction].moved_bytes * ours.images_per_s / best.bytes_per_s
-        row[direction] = {
-            **asdict(ours), "ms_per_image": round(1000 / ours.images_per_s, 2), "plain": asdict(theirs),
-            "ratio": round(ratio, 2),
-            **asdict(needed[direction]), "flops_share": round(flops_share, 3), "bytes_share": round(bytes_share, 3),
-            "entropy_share": round(parts[direction]["entropy"] / sum(parts[direction].values()), 3),
-        }  # fmt: skip
-        by_stage = "  ".join(f"{name} {value:.1f}" for name, value in parts[direction].items())
-        typer.echo(
-            f"{side:5} {direction}  {by_stage} ms  |  {ours.images_per_s:.2f} images/s at batch {ours.batch}, plain "
-            f"{theirs.images_per_s:.2f} ({ratio:.2f} times)  |  {ours.peak_bytes / 2**30:.2f} GiB, plain "
-            f"{theirs.peak_bytes / 2**30:.2f}"
-        )
-        typer.echo(
-            f"{side:5} {direction}  roofline: {needed[direction].flops / 1e9:.1f} GFLOP ({flops_share:.0%} of the peak), "
-            f"{needed[direction].moved_bytes / 1e9:.2f} GB moved ({bytes_share:.0%}; over 100%: what caches spare)"
-        )
-    return row
-
-
-def _mixed(fast: DiTICCodec, plain: DiTICCodec) -> dict[str, Any]:
-    """A folder of photos about 768 x 512, no two of one size."""
-    from pipeline.codecs.ditic.measure import folder_images_per_s
-
-    photos = [_photo(512 + 8 * (i % 5), 768 - 8 * i) for i in range(NUM_MIXED // 2)]
-    photos += [photo.transpose(1, 0, 2).copy() for photo in photos]
-    ours = folder_images_per_s(fast, photos, at_once=NUM_MIXED)
-    theirs = folder_images_per_s(plain, photos, at_once=1)
-    ratios = {direction: round(ours[direction] / theirs[direction], 2) for direction in ours}
-    typer.echo(
-        f"{len(photos)} photos of mixed sizes near 768 x 512: "
-        + "; ".join(f"{d} {ours[d]:.2f} images/s, plain {theirs[d]:.2f} ({ratios[d]:.2f} times)" for d in ours)
-    )
-    return {"num_photos": len(photos), "images_per_s": ours, "plain_images_per_s": theirs, "ratio": ratios}
 
 
 def _codec(size: str, device: str, runtime: Runtime) -> DiTICCodec:

@@ -14,17 +14,26 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Workers:
     """Threads that work on groups of photos."""
 
-    def __init__(self, device: torch.device, count: int | None = None) -> None:
-        """Count: None for as many as torch has threads on a CPU, and two on a GPU."""
+    def __init__(self, device: torch.device, count: int | None = None, *, one_thread_each: bool = False) -> None:
+        """Make the threads.
+
+        Args:
+            count: None for as many as torch has threads on a CPU, and two on a GPU.
+            one_thread_each: never share out idle cores: kernels compiled for so many threads serve no other number.
+        """
         self._device = device
-        self._num_threads = torch.get_num_threads()
-        self.count = count or (2 if device.type == "cuda" else self._num_threads)
+        self.count = count or (2 if device.type == "cuda" else torch.get_num_threads())
+        self._num_threads = 1 if one_thread_each else torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="codec")
+        # One thread for whatever has all cores, from loading the model on: with a second team of OpenMP threads in the process
+        # both would sleep between kernels, and the entropy path, of small kernels, would take twice as long.
+        self._solo = ThreadPoolExecutor(1, thread_name_prefix="codec-solo")
 
     def run(
         self, shared: Sequence[Sequence[int]], alone: Sequence[Sequence[int]], work: Callable[[Sequence[int]], Sequence[T]]
@@ -37,18 +46,27 @@ class Workers:
             shared: groups that may be worked on at once.
             alone: groups that need all the memory, one after the other.
         """
+        if len(shared) == 1:
+            shared, alone = (), (*shared, *alone)
         threads = max(1, self._num_threads // min(self.count, max(1, len(shared))))
         parts = list(self._pool.map(lambda group: self._run_one(work, group, threads), shared))
-        parts += [self._pool.submit(self._run_one, work, group, self._num_threads).result() for group in alone]
+        parts += [self.solo(lambda group=group: work(group)) for group in alone]  # type: ignore[misc]
         results: dict[int, T] = {}
         for group, part in zip((*shared, *alone), parts, strict=True):
             results.update(zip(group, part, strict=True))
         return [results[i] for i in range(len(results))]
 
+    def solo(self, work: Callable[[], T]) -> T:
+        """`work` with all cores."""
+        return self._solo.submit(self._with_threads, work, self._num_threads).result()
+
     def _run_one(self, work: Callable[[Sequence[int]], Sequence[T]], group: Sequence[int], threads: int) -> Sequence[T]:
+        return self._with_threads(lambda: work(group), threads)
+
+    def _with_threads(self, work: Callable[[], R], threads: int) -> R:
         torch.set_num_threads(threads)
-        with torch.inference_mode(), self._stream():
-            return work(group)
+        with self._stream():
+            return work()
 
     def _stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(torch.cuda.Stream(self._device)) if self._device.type == "cuda" else nullcontext()

@@ -14,15 +14,18 @@ def test_the_codec_is_measured_by_stage_beside_the_plain_way(tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found == json.loads((tmp_path / "bench.json").read_text())
-    assert [row["side"] for row in found["resolutions"]] == [128, 256]
-    small, large = found["resolutions"]
+    small, large = found["ours"]["sides"]["128"], found["ours"]["sides"]["256"]
     assert set(large["stages_ms"]["encode"]) == {"autoencoder", "latent_codec", "entropy"}
     assert set(large["stages_ms"]["decode"]) == {"entropy", "latent_codec", "diffusion", "autoencoder"}
     for direction in ("encode", "decode"):
-        assert large[direction]["flops"] > 3.5 * small[direction]["flops"] > 0
-        assert large[direction]["images_per_s"] > 0 < large[direction]["plain"]["images_per_s"]
+        rooflines = [found["roofline"][side][direction]["flops"] for side in ("128", "256")]
+        assert rooflines[1] > 3.5 * rooflines[0] > 0
+        assert small[direction]["images_per_s"] > large[direction]["images_per_s"] > 0
         assert large[direction]["peak_bytes"] > 1 << 20
-    assert found["mixed"]["num_photos"] == 24
+        ratio = large[direction]["images_per_s"] / found["plain"]["sides"]["256"][direction]["images_per_s"]
+        assert found["ratio"]["256"][direction] == round(ratio, 2)
+    assert found["ours"]["mixed"]["num_photos"] == 24
+    assert found["max_abs_error_and_psnr_to_plain"]["256"][1] > 30
 
 
 def test_a_photo_in_little_memory_is_measured() -> None:

@@ -48,10 +48,12 @@ class DiTICCodec:
         device: str = "cpu",
         runtime: Runtime = DEFAULT_RUNTIME,
         max_batch_pixels: int | None = None,
+        workers: Workers | None = None,
     ) -> None:
         """Wrap a loaded checkpoint.
 
         Args:
+            workers: of the device; None for new ones.
             max_batch_pixels: padded pixels that go through the networks at once; a larger photo goes alone. None: what is
                 fast on the device.
         """
@@ -60,7 +62,7 @@ class DiTICCodec:
         self.device = torch.device(device)
         self.networks = Networks(self.model, dtype=choose_dtype(runtime.dtype, self.device), runtime=runtime)
         self.max_batch_pixels = max_batch_pixels or _BATCH_PIXELS[self.device.type]
-        self._workers = Workers(self.device, runtime.num_workers)
+        self._workers = workers or _workers(self.device, runtime)
         self._memory_bytes = runtime.memory_bytes or 3 * free_memory_bytes(self.device) // 4
         config = loaded.model.config
         self.info = CodecInfo(name=config.name, model=loaded.fingerprint, multiple=config.multiple, generative=True)
@@ -72,7 +74,13 @@ class DiTICCodec:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        return cls(checkpoint.load(weights or checkpoint.SHIPPED, device=device), device=device, runtime=runtime)
+        workers = _workers(torch.device(device), runtime)
+
+        def make() -> DiTICCodec:
+            loaded = checkpoint.load(weights or checkpoint.SHIPPED, device=device)
+            return cls(loaded, device=device, runtime=runtime, workers=workers)
+
+        return workers.solo(make)
 
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One container a photo; see `Codec.encode`."""
@@ -88,6 +96,10 @@ class DiTICCodec:
         opened = [self.open(stream) for stream in streams]
         return self._run([(h.height, h.width) for h, _ in opened], lambda group: list(self.read([opened[i] for i in group])[0]))
 
+    def solo(self, work: Callable[[], T]) -> T:
+        """`work` on the device with all cores, as a photo that is alone."""
+        return self._workers.solo(work)
+
     @property
     def num_workers(self) -> int:
         """Groups of photos that are worked on at once."""
@@ -101,6 +113,7 @@ class DiTICCodec:
         """
         return self._plan(width, height)[0]
 
+    @torch.inference_mode()
     def _encode_group(self, images: Sequence[Pixels]) -> list[bytes]:
         padded = np.stack([pad(image, self.info.multiple) for image in images])
         y, z = self.networks.analyse(padded, self.plan_for(padded.shape[2], padded.shape[1]))
@@ -111,12 +124,14 @@ class DiTICCodec:
             for image, (symbols, _), payload in zip(images, coded, payloads, strict=True)
         ]
 
+    @torch.inference_mode()
     def _decode_group(self, opened: Sequence[tuple[Header, bytes]]) -> list[Pixels]:
         y_hat, scales = self.read(opened)
         factor = self.model.config.y_factor
         pixels = self.networks.synthesise(y_hat, scales, self.plan_for(y_hat.shape[3] * factor, y_hat.shape[2] * factor))
         return [crop(p, h.width, h.height) for p, (h, _) in zip(pixels, opened, strict=True)]
 
+    @torch.inference_mode()
     def read(self, opened: Sequence[tuple[Header, bytes]]) -> tuple[Tensor, Tensor]:
         """y_hat and scales of streams of one padded shape, checked against their checksums."""
         decoders = [RansDecoder(payload, self.entropy.tables) for _, payload in opened]
@@ -196,3 +211,7 @@ class DiTICCodec:
     def _least_bits(self) -> float:
         widths = np.diff(self.entropy.tables.cdfs)
         return -math.log2(int(widths.max()) / 65536) if widths.size else 0.0
+
+
+def _workers(device: torch.device, runtime: Runtime) -> Workers:
+    return Workers(device, runtime.num_workers, one_thread_each=runtime.compile and device.type == "cpu")

@@ -93,6 +93,12 @@ def random_codec(config: DiTICConfig, *, device: str, runtime: Runtime) -> DiTIC
 
 def stages(codec: DiTICCodec, photo: Pixels, *, repeats: int = 3) -> dict[str, dict[str, float]]:
     """Milliseconds of each stage for one photo: direction -> stage -> time; the least of `repeats`, after one more to warm."""
+    (stream,) = codec.encode([photo])
+    return codec.solo(lambda: _stages(codec, photo, stream, repeats))
+
+
+@torch.inference_mode()
+def _stages(codec: DiTICCodec, photo: Pixels, stream: bytes, repeats: int) -> dict[str, dict[str, float]]:
     networks, entropy = codec.networks, codec.entropy
     padded = pad(photo, codec.info.multiple)[None]
     plan = codec.plan_for(padded.shape[2], padded.shape[1])
@@ -106,23 +112,21 @@ def stages(codec: DiTICCodec, photo: Pixels, *, repeats: int = 3) -> dict[str, d
         _synchronise(codec.device)
         times[direction, stage].append(1000 * (time.perf_counter() - start_s))
 
-    (stream,) = codec.encode([photo])
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            with clock("encode", "autoencoder"):
-                lat, aux = networks.encode_pixels(padded, plan)
-            with clock("encode", "latent_codec"):
-                y, z = networks.encode_latents(lat, aux)
-            with clock("encode", "entropy"):
-                encode_batch(entropy.encode(y, z), entropy.tables, num_threads=1)
-            with clock("decode", "entropy"):
-                y_hat, scales = codec.read([codec.open(stream)])
-            with clock("decode", "latent_codec"):
-                heads, condition = networks.decode_latents(y_hat, scales)
-            with clock("decode", "diffusion"):
-                x0 = networks.denoise(heads, condition, plan)
-            with clock("decode", "autoencoder"):
-                networks.decode_pixels(x0, plan)
+    for _ in range(repeats + 1):
+        with clock("encode", "autoencoder"):
+            lat, aux = networks.encode_pixels(padded, plan)
+        with clock("encode", "latent_codec"):
+            y, z = networks.encode_latents(lat, aux)
+        with clock("encode", "entropy"):
+            encode_batch(entropy.encode(y, z), entropy.tables, num_threads=1)
+        with clock("decode", "entropy"):
+            y_hat, scales = codec.read([codec.open(stream)])
+        with clock("decode", "latent_codec"):
+            heads, condition = networks.decode_latents(y_hat, scales)
+        with clock("decode", "diffusion"):
+            x0 = networks.denoise(heads, condition, plan)
+        with clock("decode", "autoencoder"):
+            networks.decode_pixels(x0, plan)
     found: dict[str, dict[str, float]] = {"encode": {}, "decode": {}}
     for (direction, stage), values in times.items():
         found[direction][stage] = round(min(values[1:]), 2)
@@ -204,8 +208,12 @@ def work(config: DiTICConfig, dtype: torch.dtype, width: int, height: int) -> di
     return {"encode": _count(encode), "decode": _count(decode)}
 
 
-def peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """Measure the device's best matrix product and copy."""
+def peak(codec: DiTICCodec) -> Peak:
+    """Measure the best matrix product and copy of the codec's device."""
+    return codec.solo(lambda: _peak(codec.device, codec.networks.dtype))
+
+
+def _peak(device: torch.device, dtype: torch.dtype) -> Peak:
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device).to(dtype)
     source = torch.empty(size * size * 4, dtype=torch.uint8, device=device)

@@ -166,6 +166,8 @@ class Compiled:
     """`run` with kernels compiled for the first few shapes that it meets, and without for others."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
+        # Two to a shape: kernels of channels-last tensors are not those of others.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * MAX_COMPILED_SHAPES)
         self._plain, self._fast = run, torch.compile(run, dynamic=False)
         self._shapes: set[tuple[torch.Size, ...]] = set()
 

@@ -87,7 +87,7 @@ def plan(config: DiTICConfig, dtype: torch.dtype, width: int, height: int, *, me
     fixed = max(needs.latents, needs.entropy, needs.heads) * pixels
     if fixed > budget:
         raise UnsupportedPhotoError(
-            f"a photo of {width} x {height} needs {(fixed + 8 * pixels) / 2**30:.2f} GiB of memory beside the weights, in tiles; "
+            f"a photo of {width} x {height} needs {(fixed + 8 * pixels) / 2**30:.2f} GiB beside the weights, in tiles; "
             f"{memory_bytes / 2**30:.2f} GiB are allowed"
         )
     return Plan(
