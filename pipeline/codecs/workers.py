@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -65,8 +64,10 @@ class Workers:
 
     def _with_threads(self, work: Callable[[], R], threads: int) -> R:
         torch.set_num_threads(threads)
-        with self._stream():
+        if self._device.type != "cuda":
             return work()
-
-    def _stream(self) -> AbstractContextManager[object]:
-        return torch.cuda.stream(torch.cuda.Stream(self._device)) if self._device.type == "cuda" else nullcontext()
+        stream = torch.cuda.Stream(self._device)
+        with torch.cuda.stream(stream):
+            result = work()
+            stream.synchronize()
+        return result
