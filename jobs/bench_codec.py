@@ -151,9 +151,9 @@ def _show(result: dict[str, Any]) -> None:
     for side, row in result["roofline"].items():
         for d, roof in row.items():
             typer.echo(
-                f"  {side} {d}: {roof['flops'] / 1e9:.1f} GFLOP, {roof['flops_share']:.0%} of that; {roof['moved_bytes'] / 1e9:.2f} GB "
-                f"read and written by their operations, {roof['bytes_share']:.0%} (over 100%: caches); the entropy path takes "
-                f"{roof['entropy_share']:.0%} of the time"
+                f"  {side} {d}: {roof['flops'] / 1e9:.1f} GFLOP, {roof['flops_share']:.0%} of that; "
+                f"{roof['moved_bytes'] / 1e9:.2f} GB read and written by their operations, {roof['bytes_share']:.0%} "
+                f"(over 100%: caches); the entropy path takes {roof['entropy_share']:.0%} of the time"
             )
 
 
