@@ -157,6 +157,34 @@ def _show(result: dict[str, Any]) -> None:
             )
 
 
+def bench_memory(
+    size: Annotated[str, typer.Option(help="small, the shipped weights; full or tiny, random ones.")] = "small",
+    megapixels: Annotated[float, typer.Option(help="Of the photo, 4 to 3.")] = 200.0,
+    memory: Annotated[float | None, typer.Option(help="GiB that the codec may use beside its weights.")] = None,
+    device: Device = None,
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    int8: Annotated[bool, typer.Option("--int8", help="Keep weights as 8-bit integers.")] = False,
+) -> None:
+    """Encode and decode one large photo; time and peak memory, as a JSON object."""
+    from pipeline.codecs.ditic.device import choose_device
+    from pipeline.codecs.ditic.measure import device_name, one_photo
+    from pipeline.codecs.precision import Runtime
+
+    where = choose_device(device or "auto")
+    memory_bytes = None if memory is None else int(memory * 2**30)
+    codec = _codec(size, where, Runtime(dtype=precision, int8_weights=int8, memory_bytes=memory_bytes))
+    height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
+    width = int(megapixels * 1e6) // height
+    chosen = codec.plan_for(*(-(-side // codec.info.multiple) * codec.info.multiple for side in (width, height)))
+    found = one_photo(codec, _photo(height, width))
+    typer.echo(
+        f"{width} x {height} on {device_name(where)}, tiles of {chosen.tile or 'the whole'}: encode {found['encode_s']} s, "
+        f"peak {found['encode_peak_bytes'] / 2**30:.2f} GiB; decode {found['decode_s']} s, peak "
+        f"{found['decode_peak_bytes'] / 2**30:.2f} GiB (of the whole process, on a CPU)"
+    )
+    typer.echo(json.dumps({"size": size, "width": width, "height": height, "memory_gib": memory, **asdict(chosen), **found}))
+
+
 def _codec(size: str, device: str, runtime: Runtime) -> DiTICCodec:
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.config import DiTICConfig
