@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,12 +68,33 @@ class Storage:
             StorageError: the root does not exist or cannot be listed.
         """
         with self._failing("cannot be listed"):
+            if self.is_local:
+                yield from self._list_local()
+                return
             for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
                 if info.type == fs.FileType.File:
                     # fsspec's memory file system puts a slash in front of what it was given without one.
                     path = info.path.lstrip("/").removeprefix(self.root.strip("/")).lstrip("/")
                     modified = info.mtime.replace(tzinfo=info.mtime.tzinfo or UTC) if info.mtime else None
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=info.size, modified_at=modified)
+
+    def _list_local(self) -> Iterator[StoredFile]:
+        # Not pyarrow: it stops at the first name that is not UTF-8, and passes over links that lead nowhere.
+        if not os.path.isdir(self.root):
+            raise StorageError(f"{self.url} is not a folder")
+        for folder, folders, names in os.walk(self.root, onerror=_raise):
+            folders.sort()
+            for name in sorted(names):
+                full = os.path.join(folder, name)
+                path = os.fsencode(os.path.relpath(full, self.root)).decode("utf-8", "backslashreplace")
+                try:
+                    status = os.stat(full)
+                except FileNotFoundError:  # a link to nothing: listed, so that reading it says so
+                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=0, modified_at=None)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=status.st_size, modified_at=modified)
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or a folder."""
@@ -156,6 +179,8 @@ class Storage:
         except StorageError:
             raise
         except FileNotFoundError as error:
+            if self.is_local and re.search(r"\\x[0-9a-f]{2}", self.uri(path)):
+                raise StorageError(f"{self.uri(path)} has a name that is not UTF-8: rename it") from error
             raise StorageError(f"{self.uri(path)} does not exist") from error
         except Exception as error:
             raise StorageError(f"{self.uri(path)} {what}: {error}") from error
@@ -170,6 +195,10 @@ def check_relative(path: str) -> str:
     if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise StorageError(f"{path!r} is no safe path below a folder")
     return path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> None:

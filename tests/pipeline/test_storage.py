@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +79,20 @@ def test_photos_are_listed_in_order_without_an_archive_or_hidden_files(tmp_path:
     assert all(p.size_bytes == 1 and p.modified_at for p in photos)
     with pytest.raises(SettingError, match="does not exist"):
         list_photos(str(tmp_path / "absent"))
+
+
+def test_names_that_are_no_text_and_links_to_nothing_are_listed_and_say_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    photos = list_photos(str(tmp_path))
+    assert [p.key for p in photos] == ["bad\\xff.jpg", "good.jpg", "link.jpg"]
+    storage = Storage(tmp_path)
+    with pytest.raises(StorageError, match="not UTF-8"):
+        storage.read(photos[0].key)
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.read(photos[2].key)
 
 
 def test_blocks_are_contiguous_and_bounded(tmp_path: Path) -> None:
