@@ -110,4 +110,16 @@ def _bits_per_sample(image: Image.Image, data: bytes, tags: object) -> int:
         return data[24] if len(data) > 24 else 8
     if image.format == "TIFF":
         return int(max(tags.get(_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+    if image.format == "AVIF":
+        return _av1_bits(data)
     return int(image.info.get("bit_depth", 16 if image.mode.startswith("I") else 8))
+
+
+def _av1_bits(data: bytes) -> int:
+    """Of an AVIF file, from its `av1C` boxes (AV1 in ISO base media, section 2.3): one for the photo, one for its alpha."""
+    bits, at = 8, data.find(b"av1C")
+    while 0 <= at < len(data) - 6:
+        flags = data[at + 6]
+        bits = max(bits, 12 if flags & 0x20 else 10 if flags & 0x40 else 8)
+        at = data.find(b"av1C", at + 4)
+    return bits

@@ -104,6 +104,19 @@ def test_bad_files_say_what_they_are(tmp_path: Path, photo_files: dict[str, byte
             assert read_pixels(data).ndim == 3
 
 
+def test_ten_bit_avif_is_not_taken_for_eight() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(buffer, "AVIF")
+    data = bytearray(buffer.getvalue())
+    assert probe(bytes(data)).unsupported is None
+    # The two boxes that tell of it; the header is all that is looked at.
+    flags, depths = data.index(b"av1C") + 6, data.index(b"pixi") + 9
+    for bit, bits in ((0x40, 10), (0x60, 12)):
+        data[flags] = data[flags] & ~0x60 | bit
+        data[depths : depths + 3] = bytes([bits] * 3)
+        assert "8 bits" in (probe(bytes(data)).unsupported or "")
+
+
 def test_limits_are_the_callers() -> None:
     header = probe(one_colour_png(100, 50), limits=PixelLimits(max_pixels=4999))
     assert header.unsupported
