@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,6 +136,16 @@ class Storage:
             with self.filesystem.open_output_stream(full) as stream:
                 stream.write(data)
 
+    def delete(self, path: str) -> None:
+        """Delete one file; one that is gone already is no error.
+
+        Raises:
+            StorageError: it cannot be deleted, or the path is unsafe.
+        """
+        full = self._full(check_relative(path))
+        with self._failing("cannot be deleted", path), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(full)
+
     @cached_property
     def filesystem(self) -> fs.FileSystem:
         """pyarrow's file system for this URL."""
@@ -203,7 +214,8 @@ def _raise(error: OSError) -> None:
 
 def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
+    # Two threads may write one file: a shard's name follows from what is in it.
+    part = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:12]}.part")
     try:
         with part.open("wb") as handle:
             handle.write(data)

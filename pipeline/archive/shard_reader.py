@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveDamagedError, StorageError
 from pipeline.records import EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
+
+if TYPE_CHECKING:
+    from pipeline.archive.commit import Archive
+
+SHARD_NAME = re.compile(r"photos-([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
+"""What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
+_CURE = "bring it back from a copy, or encode it again: photoark verify ARCHIVE --against SRC --repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,22 +69,49 @@ def read_rows(archive: Archive, include: str | None = None, columns: Sequence[st
                 yield row
 
 
+def read_shard(storage: Storage, path: str) -> list[EncodedPhoto]:
+    """Every row of a shard, after the whole file was held against its checksum: for what is about to be written again.
+
+    Raises:
+        ArchiveDamagedError: it is missing, or one of its bytes is not as it was written.
+    """
+    try:
+        data = storage.read(path)
+    except StorageError as error:
+        raise ArchiveDamagedError(f"shard {path} cannot be read: {error}") from error
+    if not is_as_written(path, data):
+        raise ArchiveDamagedError(f"shard {path} is damaged: its bytes are not those that were written (SHA-256); {_CURE}")
+    with _damage_told(path), pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        return encoded_from_table(file.read())
+
+
+def is_as_written(path: str, data: bytes) -> bool:
+    """Whether `data` has the checksum that the name of the shard holds; true where the name holds none."""
+    match = SHARD_NAME.fullmatch(path)
+    return match is None or len(match[1]) != 64 or hashlib.sha256(data).hexdigest() == match[1]
+
+
 @contextmanager
 def open_shard(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     """A shard, with errors in its bytes as `ArchiveDamagedError`."""
-    try:
-        with storage.open(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
-            yield file
-    except StorageError as error:
-        raise ArchiveDamagedError(f"shard {path} cannot be read: {error}") from error
-    except (OSError, pa.ArrowException) as error:
-        raise ArchiveDamagedError(f"shard {path} is damaged: {error}; bring it back from a copy") from error
+    with _damage_told(path), storage.open(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+        yield file
 
 
 def key_range(group: pq.RowGroupMetaData) -> tuple[str, str]:
     """Least and greatest key of a row group."""
     statistics = group.column(0).statistics
     return statistics.min, statistics.max
+
+
+@contextmanager
+def _damage_told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise ArchiveDamagedError(f"shard {path} cannot be read: {error}") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ArchiveDamagedError(f"shard {path} is damaged: {error}; {_CURE}") from error
 
 
 def _may_match(keys: tuple[str, str], pattern: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Shard:
     """A written file, not yet part of the archive."""
 
     path: str
-    """Relative to the archive."""
+    """Relative to the archive; holds the SHA-256 of the file."""
     size_bytes: int
     num_rows: int
     modified_ms: int
@@ -36,27 +36,37 @@ def write_shard(storage: Storage, rows: Sequence[EncodedPhoto]) -> Shard:
     Raises:
         StorageError: it cannot be written.
     """
+    shard, data = render_shard(rows)
+    storage.write(shard.path, data)
+    return shard
+
+
+def render_shard(rows: Sequence[EncodedPhoto]) -> tuple[Shard, bytes]:
+    """The file that `write_shard` writes, and what the log will say of it.
+
+    Its name is the SHA-256 of its bytes. Page checksums do not cover Parquet's own headers and footer, where one flipped
+    bit can change rows in silence; and the same rows written twice are the same file.
+    """
     rows = sorted(rows, key=lambda row: row.key)
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema_with_features(), **parquet_options()) as writer:
         for group in _row_groups(rows):
             writer.write_table(encoded_to_table(group).cast(schema_with_features()), row_group_size=len(group))
     data = buffer.getvalue()
-    path = f"photos-{uuid.uuid4().hex}.parquet"
-    storage.write(path, data)
     statistics = {
         "numRecords": len(rows),
         "minValues": {"key": rows[0].key},
         "maxValues": {"key": rows[-1].key},
         "nullCount": {"key": 0},
     }
-    return Shard(
-        path=path,
+    shard = Shard(
+        path=f"photos-{hashlib.sha256(data).hexdigest()}.parquet",
         size_bytes=len(data),
         num_rows=len(rows),
         modified_ms=int(time.time() * 1000),
         statistics=json.dumps(statistics),
     )
+    return shard, data
 
 
 def row_bytes(row: EncodedPhoto) -> int:

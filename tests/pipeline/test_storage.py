@@ -35,6 +35,9 @@ def test_what_is_written_is_listed_and_read(storage: Storage) -> None:
         handle.seek(3)
         assert handle.read(3) == b"\0\1\2"
     assert not storage.exists("absent")
+    storage.delete("a.bin")
+    storage.delete("a.bin")
+    assert [f.path for f in storage.list()] == ["b c/ü.bin"]
 
 
 def test_a_missing_file_is_an_error_with_its_url(storage: Storage) -> None:
@@ -49,6 +52,8 @@ def test_a_missing_file_is_an_error_with_its_url(storage: Storage) -> None:
 def test_paths_that_leave_the_root_are_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no safe path"):
         Storage(tmp_path / "root").write(path, b"x")
+    with pytest.raises(StorageError, match="no safe path"):
+        Storage(tmp_path / "root").delete(path)
     assert list(tmp_path.iterdir()) == []
 
 

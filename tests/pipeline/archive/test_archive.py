@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from deltalake import DeltaTable
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
-from pipeline.archive.shard_reader import list_fragments, read_rows
+from pipeline.archive.shard_reader import list_fragments, read_rows, read_shard
 from pipeline.archive.summary import summarise
 from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, ArchiveNotFoundError, CorruptStreamError, KeyNotFoundError
@@ -88,6 +89,72 @@ def test_writers_that_race_never_duplicate_a_key(archive: Archive) -> None:
 @pytest.mark.s3
 def test_writers_that_race_on_s3_never_duplicate_a_key(s3_url: str) -> None:
     race(Archive.open_or_create(f"{s3_url}/archive").storage.url)
+
+
+def versions(url: str) -> list[list[str]]:
+    """Keys that a reader of each version of the log sees, the oldest first."""
+    newest = DeltaTable(url).version()
+    tables = (DeltaTable(url, version=i).to_pyarrow_table(columns=["key"]) for i in range(newest + 1))
+    return [sorted(table["key"].to_pylist()) for table in tables]
+
+
+def test_rows_that_are_put_take_the_place_of_others_in_one_commit(archive: Archive) -> None:
+    archive.commit([row("a", outcome=Outcome.FAILED), row("b")])
+    archive.commit([row("c"), row("d", outcome=Outcome.FAILED)])
+    b, c = find(archive, "b"), find(archive, "c")
+    fresh = [row("a"), row("d"), row("e")]
+    archive.put(fresh)
+    reopened = Archive.open(archive.storage.url)
+    assert {r.key: r for r in read_rows(reopened)} == {r.key: r for r in (*fresh, b, c)}
+    assert archive.keys() == reopened.keys() == set("abcde")
+    assert versions(archive.storage.url) == [[], ["a", "b"], list("abcd"), list("abcde")]
+    archive.put(fresh)  # once more is the same files
+    assert Archive.open(archive.storage.url).keys() == set("abcde")
+    assert verify(Archive.open(archive.storage.url)).is_clean
+
+
+def test_rows_leave_with_a_shard_that_is_dropped(archive: Archive) -> None:
+    archive.commit([row("a"), row("b")])
+    archive.commit([row("c")])
+    (shard,) = (s for s in archive.shards() if s.least_key == "a")
+    (folder(archive) / shard.path).unlink()
+    archive.put([row("a")], drop=[shard.path])
+    assert archive.keys() == Archive.open(archive.storage.url).keys() == {"a", "c"}
+    archive.commit([row("b")])
+    assert sorted(r.key for r in read_rows(Archive.open(archive.storage.url))) == ["a", "b", "c"]
+
+
+def putting_races(url: str) -> None:
+    """Two that put and two that commit the same keys at once."""
+    Archive.open(url).commit([row(f"{i:02d}", outcome=Outcome.FAILED) for i in range(10)])
+    writers = [Archive.open(url) for _ in range(4)]
+    rows = [row(f"{i:02d}") for i in range(5, 15)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: writers[i].put(rows) if i % 2 else writers[i].commit(rows), range(4)))
+    reopened = Archive.open(url)
+    assert sorted(r.key for r in read_rows(reopened)) == [f"{i:02d}" for i in range(15)]
+    assert {r.key for r in read_rows(reopened) if r.outcome is Outcome.FAILED} == {f"{i:02d}" for i in range(5)}
+    assert verify(reopened).is_clean
+
+
+def test_putting_and_committing_at_once_keep_each_key_once(archive: Archive) -> None:
+    putting_races(archive.storage.url)
+
+
+@pytest.mark.s3
+def test_putting_and_committing_at_once_on_s3_keep_each_key_once(s3_url: str) -> None:
+    putting_races(Archive.open_or_create(f"{s3_url}/archive").storage.url)
+
+
+def test_a_shard_is_named_after_its_bytes(archive: Archive) -> None:
+    archive.commit([row("a"), row("b")])
+    (shard,) = archive.shards()
+    data = (folder(archive) / shard.path).read_bytes()
+    assert shard.path == f"photos-{hashlib.sha256(data).hexdigest()}.parquet"
+    assert [r.key for r in read_shard(archive.storage, shard.path)] == ["a", "b"]
+    (folder(archive) / shard.path).write_bytes(data[:3] + b"2" + data[4:])  # the magic: no page checksum covers it
+    with pytest.raises(ArchiveDamagedError, match="SHA-256"):
+        read_shard(archive.storage, shard.path)
 
 
 def test_a_shard_without_a_commit_is_not_there(archive: Archive) -> None:
