@@ -1,25 +1,28 @@
-"""Prove that an archive is whole: every shard there, every page as it was written, every key once."""
+"""Prove that an archive is whole: every shard there, every byte as it was written, every key once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import open_shard
-from pipeline.errors import ArchiveDamagedError, PhotoarkError
-from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
+from pipeline.archive.shard_check import Damage, DamageKind, check_shard
+from pipeline.errors import PhotoarkError
+from pipeline.records import EncodedPhoto, Outcome
+
+_LOG_FOLDER = "_delta_log/"
+RowCheck = Callable[[EncodedPhoto], object]
+"""Looks at one row; raises a `PhotoarkError` that says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """One thing that is not as it should be."""
+class Orphan:
+    """A file below the archive that the log does not name: replaced, or written by a job that died. No damage."""
 
-    shard: str
-    key: str | None
-    """None where the whole shard is hurt."""
-    what: str
+    path: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,66 +31,89 @@ class VerifyReport:
 
     num_shards: int
     num_rows: int
+    """That could be read, the doubtful ones of damaged shards included."""
     num_decoded: int
     damages: tuple[Damage, ...]
+    orphans: tuple[Orphan, ...] = ()
 
     @property
     def is_clean(self) -> bool:
         return not self.damages
 
 
-def verify(archive: Archive, decode: Callable[[EncodedPhoto], None] | None = None) -> VerifyReport:
-    """Read every row of `archive`.
+def verify(
+    archive: Archive,
+    decode: RowCheck | None = None,
+    *,
+    check: RowCheck | None = None,
+    share: float = 1.0,
+    on_row: Callable[[EncodedPhoto], None] | None = None,
+) -> VerifyReport:
+    """Read every byte of `archive`, one shard in memory at a time.
 
     Args:
-        decode: called with each row that has a bitstream; raises a `PhotoarkError` when it does not decode.
+        decode: called with rows that have a bitstream and no other fault.
+        check: called with every row that has a bitstream, to look at its container.
+        share: of the bitstreams that are decoded, 0 to 1; chosen anew each time.
+        on_row: called with every row that can be read, once a key.
+
+    Raises:
+        StorageError: the archive cannot be listed.
     """
+    # Files first: what is committed in between is then in the log, and no orphan.
+    files = list(archive.storage.list())
+    archive.refresh()
+    shards = sorted(archive.shards(), key=lambda shard: (shard.least_key, shard.path))
     damages: list[Damage] = []
-    shards = archive.shards()
-    seen: set[str] = set()
+    shard_of: dict[str, str] = {}
     num_rows = num_decoded = 0
     for shard in shards:
-        rows_here = 0
-        try:
-            with open_shard(archive.storage, shard.path) as file:
-                for i in range(file.num_row_groups):
-                    rows = encoded_from_table(file.read_row_group(i))
-                    rows_here += len(rows)
-                    for row in rows:
-                        faults = [*_faults(row, seen)]
-                        if decode is not None and row.outcome is Outcome.ENCODED and not faults:
-                            num_decoded += 1
-                            faults += _decode_faults(row, decode)
-                        damages += [Damage(shard=shard.path, key=row.key, what=fault) for fault in faults]
-        except ArchiveDamagedError as error:
-            where = f"{error.message}; keys {shard.least_key!r} to {shard.greatest_key!r}"
-            damages.append(Damage(shard=shard.path, key=None, what=where))
-        else:
-            if rows_here != shard.num_rows:
-                what = f"the log promises {shard.num_rows} rows, the shard holds {rows_here}"
-                damages.append(Damage(shard=shard.path, key=None, what=what))
-        num_rows += rows_here
-    return VerifyReport(num_shards=len(shards), num_rows=num_rows, num_decoded=num_decoded, damages=tuple(damages))
+        found = check_shard(archive.storage, shard)
+        damages += found.damages
+        rows = found.rows + found.doubtful_rows
+        num_rows += len(rows)
+        for row in rows:
+            if row.key in shard_of:
+                what = f"the key appears twice, also in {shard_of[row.key]}"
+                damages.append(Damage(kind=DamageKind.DUPLICATE, shard=shard.path, keys=(row.key,), what=what))
+            elif on_row is not None:
+                on_row(row)
+            shard_of.setdefault(row.key, shard.path)
+            faults = [*_faults(row)]
+            if row.outcome is Outcome.ENCODED and check is not None and not faults:
+                faults += _faults_by(check, row)
+            if row.outcome is Outcome.ENCODED and decode is not None and not faults and random.random() < share:
+                num_decoded += 1
+                faults += _faults_by(decode, row)
+            damages += [Damage(kind=DamageKind.ROW, shard=shard.path, keys=(row.key,), what=fault) for fault in faults]
+    named = {shard.path for shard in shards}
+    orphans = [
+        Orphan(path=file.path, size_bytes=file.size_bytes)
+        for file in files
+        if file.path not in named and not file.path.startswith(_LOG_FOLDER)
+    ]
+    return VerifyReport(
+        num_shards=len(shards),
+        num_rows=num_rows,
+        num_decoded=num_decoded,
+        damages=tuple(damages),
+        orphans=tuple(sorted(orphans, key=lambda orphan: orphan.path)),
+    )
 
 
-def _faults(row: EncodedPhoto, seen: set[str]) -> list[str]:
-    faults = []
-    if row.key in seen:
-        faults.append("the key appears twice")
-    seen.add(row.key)
+def _faults(row: EncodedPhoto) -> Iterator[str]:
     if (row.image is None) != (row.outcome is Outcome.FAILED):
-        faults.append(f"outcome {row.outcome} does not agree with {'no' if row.image is None else 'an'} image")
+        yield f"outcome {row.outcome} does not agree with {'no' if row.image is None else 'an'} image"
     kept = row.image if row.outcome is Outcome.KEPT and row.source_sha256 else None
     if kept is not None and hashlib.sha256(kept).hexdigest() != row.source_sha256:
-        faults.append("the kept file is not the one that was read (SHA-256)")
+        yield "the kept file is not the one that was read (SHA-256)"
     if row.outcome is Outcome.FAILED and not row.reason:
-        faults.append("failed without a reason")
-    return faults
+        yield "failed without a reason"
 
 
-def _decode_faults(row: EncodedPhoto, decode: Callable[[EncodedPhoto], None]) -> list[str]:
+def _faults_by(check: RowCheck, row: EncodedPhoto) -> list[str]:
     try:
-        decode(row)
+        check(row)
     except PhotoarkError as error:
         return [error.message]
     return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,41 @@ def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
     (copy / shard.path).write_bytes(data)
     result = photoark("verify", copy, "--json")
     assert result.returncode == 4
-    assert json.loads(result.stdout)["damages"][0]["shard"] == shard.path
+    (damage,) = json.loads(result.stdout)["damages"]
+    assert (damage["shard"], damage["kind"]) == (shard.path, "bytes")
+    assert damage["keys"] == ["brushes.jpg", "notes.txt", "sunset.png", "wine.jpg"]
+    assert "brushes.jpg, notes.txt" in photoark("verify", copy).stderr
+
+
+def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive: Path, tmp_path: Path) -> None:
+    result = photoark("verify", archive, "--against", source, "--sample", "100%")
+    assert result.returncode == 0, result.stderr
+    assert "3 decoded" in result.stdout
+    assert "4 the same, 0 missing, 0 changed, 0 extra" in result.stdout
+    copy, changed = tmp_path / "copy", tmp_path / "changed"
+    shutil.copytree(archive, copy)
+    shutil.copytree(source, changed)
+    (copy / "photos-left.parquet").write_bytes(b"left")
+    (changed / "notes.txt").unlink()
+    (changed / "new.jpg").write_bytes((source / "wine.jpg").read_bytes())
+    os.utime(changed / "wine.jpg", (1, 1))
+    data = bytearray((source / "sunset.png").read_bytes())
+    data[-20] ^= 1
+    stat = (changed / "sunset.png").stat()
+    (changed / "sunset.png").write_bytes(data)
+    os.utime(changed / "sunset.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    result = photoark("verify", copy, "--against", changed, "--json")
+    assert result.returncode == 3, result.stderr
+    report = json.loads(result.stdout)
+    against = report["against"]
+    assert (against["missing"], against["extra"], report["damages"]) == (["new.jpg"], ["notes.txt"], [])
+    assert [change["key"] for change in against["changed"]] == ["wine.jpg"]
+    assert report["orphans"] == [{"path": "photos-left.parquet", "size_bytes": 4}]
+    result = photoark("verify", copy, "--against", changed, "--checksum")
+    assert result.returncode == 3
+    assert "changed: sunset.png: other bytes (SHA-256)" in result.stdout
+    assert "orphan: photos-left.parquet: 4 bytes" in result.stdout
+    assert "wine.jpg" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -114,6 +149,9 @@ def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
         (["restore", "ARCHIVE", "absent.jpg"], 1, "no such photo"),
         (["restore", "ARCHIVE", "notes.txt"], 1, "not an image"),
         (["ls", "/absent"], 1, "no archive"),
+        (["verify", "ARCHIVE", "--sample", "120%"], 2, "--sample 120%"),
+        (["verify", "ARCHIVE", "--checksum"], 2, "--against"),
+        (["verify", "ARCHIVE", "--against", "/absent"], 2, "does not exist"),
         (["freeze", "/absent.pt", "-o", "x.safetensors", "--calibration", "SOURCE"], 1, "not a training checkpoint"),
     ],
 )

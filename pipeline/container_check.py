@@ -1,0 +1,42 @@
+"""Is a row's bitstream what the row says it is? Its header alone is read, so no model is needed."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from pipeline.codecs.classical import FORMATS
+from pipeline.entropy.container import CODEC_IDS, unpack
+from pipeline.errors import CorruptStreamError, UnknownModelError
+from pipeline.records import EncodedPhoto
+
+
+def check_container(row: EncodedPhoto) -> None:
+    """Hold the header of an encoded row's bitstream against the row: codec, model, width and height.
+
+    Raises:
+        CorruptStreamError: the header cannot be read, or says something else.
+        UnknownModelError: the stream is of a codec that this program does not know.
+    """
+    stream = row.image or b""
+    if row.codec in FORMATS:
+        found = (row.codec, row.model, *_size(stream, row.codec))
+    elif row.codec in CODEC_IDS:
+        header, _ = unpack(stream)
+        found = (header.codec, header.model, header.width, header.height)
+    else:
+        raise UnknownModelError(f"the codec {row.codec!r} is not known here: update this program")
+    if found != (row.codec, row.model, row.width, row.height):
+        said = (row.codec, row.model, row.width, row.height)
+        raise CorruptStreamError(f"the bitstream's header says {found}, the row {said} (codec, model, width, height)")
+
+
+def _size(stream: bytes, codec: str) -> tuple[int, int]:
+    if codec == "jxl":
+        import pillow_jxl  # noqa: F401 (registers itself with Pillow)
+    try:
+        with Image.open(io.BytesIO(stream), formats=[FORMATS[codec].pillow_name]) as image:
+            return image.size
+    except Exception as error:
+        raise CorruptStreamError(f"the header of the {codec} stream cannot be read: {error}") from error
