@@ -1,0 +1,208 @@
+"""Merging and cleaning: no row changes, no version of the log holds a key twice, and nothing foreign is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.lookup import find
+from pipeline.archive.optimize import optimize
+from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.shard_writer import render_shard, write_shard
+from pipeline.archive.vacuum import vacuum
+from pipeline.archive.verify import verify
+from pipeline.errors import ArchiveDamagedError, SettingError
+from pipeline.records import EncodedPhoto, Outcome
+from tests.pipeline.archive.test_archive import folder, row, versions
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive.open_or_create(str(tmp_path / "archive"))
+
+
+def filled(archive: Archive, *, num_shards: int = 5) -> list[EncodedPhoto]:
+    """Small shards whose keys lie in each other's ranges, a failed row in each."""
+    rows = []
+    for i in range(num_shards):
+        part = [row(f"{j}/{i}.jpg", size=3000) for j in range(4)] + [row(f"9/{i}", outcome=Outcome.FAILED)]
+        archive.commit(part)
+        rows += part
+    return sorted(rows, key=lambda r: r.key)
+
+
+def test_merged_shards_hold_every_row_as_it_was(archive: Archive) -> None:
+    rows = filled(archive)
+    before = {shard.path for shard in archive.shards()}
+    planned = optimize(archive, dry_run=True)
+    assert {shard.path for shard in Archive.open(archive.storage.url).shards()} == before
+    report = optimize(archive)
+    assert report == planned
+    assert (report.num_shards_before, report.num_shards_after) == (5, 1)
+    assert {path for group in report.merged for path in group} == before
+
+    reopened = Archive.open(archive.storage.url)
+    (shard,) = reopened.shards()
+    assert list(read_rows(reopened)) == rows
+    assert [find(reopened, r.key) for r in rows] == rows
+    assert shard.path == render_shard(rows)[0].path  # byte for byte what one commit of all would have written
+    file = pq.ParquetFile(folder(archive) / shard.path)
+    assert file.metadata.row_group(0).column(1).compression == "UNCOMPRESSED"
+    assert b"huggingface" in file.schema_arrow.metadata
+    assert verify(reopened).is_clean
+    keys = [r.key for r in rows]
+    assert versions(archive.storage.url)[-2:] == [keys, keys]
+    assert optimize(reopened).merged == ()
+
+
+def test_shards_are_merged_up_to_the_target_and_neighbours_with_neighbours(archive: Archive) -> None:
+    for i in range(6):
+        archive.commit([row(f"{i}.jpg", size=10_000)])
+    (size, *_) = (shard.size_bytes for shard in archive.shards())
+    report = optimize(archive, target_bytes=int(size * 3.5))
+    assert [len(group) for group in report.merged] == [3, 3]
+    assert sorted((s.least_key, s.greatest_key) for s in archive.shards()) == [("0.jpg", "2.jpg"), ("3.jpg", "5.jpg")]
+    assert optimize(archive, target_bytes=size).merged == ()
+
+
+def test_damage_is_not_merged_into_a_sound_shard(archive: Archive) -> None:
+    filled(archive, num_shards=2)
+    path = folder(archive) / archive.shards()[0].path
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1  # in the footer, where no page checksum is
+    path.write_bytes(data)
+    with pytest.raises(ArchiveDamagedError, match="SHA-256"):
+        optimize(archive)
+    assert len(Archive.open(archive.storage.url).shards()) == 2
+
+
+def busy(url: str) -> None:
+    """Commits, puts and merges at once."""
+    expected = {r.key for r in filled(Archive.open(url), num_shards=3)}
+    fresh = [row(f"5/{i}.jpg") for i in range(6)]
+    healed = row("9/1")
+    writers = [Archive.open(url) for _ in range(4)]
+    work = [
+        lambda: [writers[0].commit([photo]) for photo in fresh],
+        lambda: optimize(writers[1]),
+        lambda: writers[2].put([healed]),
+        lambda: [optimize(writers[3]) for _ in range(3)],
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(task) for task in work]:
+            try:
+                future.result()
+            except ArchiveDamagedError as error:
+                raise AssertionError("no shard goes before vacuum") from error
+    reopened = Archive.open(url)
+    assert sorted(r.key for r in read_rows(reopened)) == sorted(expected | {r.key for r in fresh})
+    assert find(reopened, "9/1") == healed
+    assert verify(reopened).is_clean
+
+
+def test_merging_beside_other_writers_loses_and_repeats_nothing(archive: Archive) -> None:
+    busy(archive.storage.url)
+    assert all(len(keys) == len(set(keys)) for keys in versions(archive.storage.url))
+
+
+@pytest.mark.s3
+def test_merging_beside_other_writers_on_s3_loses_and_repeats_nothing(s3_url: str) -> None:
+    busy(Archive.open_or_create(f"{s3_url}/archive").storage.url)
+
+
+def age(path: Path, *, hours: float) -> None:
+    os.utime(path, (time.time() - hours * 3600,) * 2)
+
+
+def test_vacuum_deletes_what_nothing_refers_to_and_nothing_else(archive: Archive) -> None:
+    rows = filled(archive)
+    replaced = {shard.path for shard in archive.shards()}
+    optimize(archive)
+    orphan = write_shard(archive.storage, [row("never committed")])
+    young = write_shard(archive.storage, [row("about to be committed")])
+    part = f".{orphan.path}.0123456789ab.part"
+    foreign = {"photo.jpg", "deep/photo.jpg", "photos-of-mine.parquet", ".hidden", f"deep/{orphan.path}"}
+    for name in (part, *foreign):
+        archive.storage.write(name, b"four")
+    for name in (part, orphan.path, *foreign):
+        age(folder(archive) / name, hours=200)
+
+    before = {file.path for file in archive.storage.list()}
+    planned = vacuum(archive, dry_run=True)
+    assert set(planned.paths) == {part, orphan.path}
+    assert planned.num_bytes == 4 + orphan.size_bytes
+    assert {file.path for file in archive.storage.list()} == before
+    assert vacuum(archive) == planned
+    assert {file.path for file in archive.storage.list()} == before - {part, orphan.path}
+
+    assert set(vacuum(archive, retention_hours=0).paths) == replaced | {young.path}
+    left = {file.path for file in archive.storage.list() if not file.path.startswith("_delta_log/")}
+    assert left == foreign | {shard.path for shard in archive.shards()}
+    reopened = Archive.open(archive.storage.url)
+    assert list(read_rows(reopened)) == rows
+    assert verify(reopened).is_clean
+    with pytest.raises(SettingError, match="0 or more"):
+        vacuum(archive, retention_hours=-1)
+
+
+def test_a_shard_that_comes_back_under_its_name_is_not_deleted(archive: Archive) -> None:
+    rows = filled(archive, num_shards=1)
+    (shard,) = archive.shards()
+    archive.put([row("0/0.jpg")])
+    archive.put(rows[:1])
+    assert [s.path for s in archive.shards()] == [shard.path]
+    assert shard.path not in vacuum(archive, retention_hours=0).paths
+    assert list(read_rows(Archive.open(archive.storage.url))) == rows
+
+
+@pytest.mark.s3
+def test_vacuum_on_s3(s3_url: str) -> None:
+    archive = Archive.open_or_create(s3_url)  # the root of a bucket, where photos may lie too
+    rows = filled(archive, num_shards=2)
+    replaced = {shard.path for shard in archive.shards()}
+    archive.storage.write("photos/a.jpg", b"a photo")
+    optimize(archive)
+    orphan = write_shard(archive.storage, [row("never committed")])
+    assert vacuum(archive).paths == ()
+    assert set(vacuum(archive, retention_hours=0, dry_run=True).paths) == replaced | {orphan.path}
+    assert set(vacuum(archive, retention_hours=0).paths) == replaced | {orphan.path}
+    assert archive.storage.read("photos/a.jpg") == b"a photo"
+    assert list(read_rows(Archive.open(s3_url))) == rows
+    assert [orphan.path for orphan in verify(archive).orphans] == ["photos/a.jpg"]
+
+
+@pytest.mark.chaos
+def test_a_merge_that_is_killed_leaves_the_archive_as_it_was_or_merged(tmp_path: Path) -> None:
+    code = """
+import sys
+from pipeline.archive.commit import Archive
+from pipeline.archive.optimize import optimize
+archive = Archive.open(sys.argv[1])
+while True:
+    optimize(archive, target_bytes=2 * min(shard.size_bytes for shard in archive.shards()) + 1000)
+"""
+    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    rows = filled(archive, num_shards=24)
+    for delay_s in (0.0, 0.002, 0.005, 0.01):
+        version = DeltaTable(archive.storage.url).version()
+        command = [sys.executable, "-c", code, archive.storage.url]
+        with subprocess.Popen(command, cwd=Path(__file__).parents[3]) as merging:
+            end_s = time.monotonic() + 60
+            while DeltaTable(archive.storage.url).version() == version:
+                assert time.monotonic() < end_s, "nothing was merged"
+            time.sleep(delay_s)
+            merging.kill()
+        reopened = Archive.open(archive.storage.url)
+        assert sorted(read_rows(reopened), key=lambda r: r.key) == rows
+        assert verify(reopened).is_clean
+    vacuum(reopened, retention_hours=0)
+    assert verify(reopened).orphans == ()
