@@ -18,6 +18,7 @@ from jobs.import_weights import import_weights
 from jobs.ls import ls
 from jobs.optimize import optimize
 from jobs.restore import restore
+from jobs.retry import retry
 from jobs.stat import stat
 from jobs.train import train
 from jobs.vacuum import vacuum
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (encode, decode, restore, ls, stat, verify, optimize, vacuum, demo, train, freeze, import_weights):
+for _command in (encode, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, train, freeze, import_weights):
     app.command()(_command)
 app.add_typer(bench_app)
 

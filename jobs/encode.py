@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Config, Device, RayAddress, Weights
+from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Quality, RayAddress, Weights
 
 if TYPE_CHECKING:
+    from jobs.settings import Settings
     from pipeline.stages.encode import EncodeJob
 
 
 def encode(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, bucket or prefix of photos; never changed.")],
     archive: ArchiveUrl,
-    codec: Annotated[str | None, typer.Option(help="ditic-small (default), ditic, avif, webp, jxl or original.")] = None,
-    quality: Annotated[int | None, typer.Option(help="Of avif, webp and jxl: 1 to 100.")] = None,
+    codec: Codec = None,
+    quality: Quality = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -33,18 +34,9 @@ def encode(
 
     settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
 
-    from pipeline.pixels.probe import PixelLimits
-    from pipeline.stages.encode import EncodeJob
     from pipeline.stages.encode import encode as run
 
-    job = EncodeJob(
-        source=source,
-        archive=archive,
-        codec=settings.codec,
-        options=settings.codec_options(),
-        limits=PixelLimits(max_pixels=settings.max_pixels),
-        commit_interval_s=settings.commit_interval_s,
-    )
+    job = encode_job(source, archive, settings)
     if dry_run:
         _estimate(job, as_json=as_json)
         return
@@ -67,6 +59,21 @@ def encode(
             typer.echo(f"failed: {key}: {reason}", err=True)
     if summary.num_failed:
         raise typer.Exit(3)
+
+
+def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
+    """The job that `settings` describe; `retry` and `verify --repair` encode the same way."""
+    from pipeline.pixels.probe import PixelLimits
+    from pipeline.stages.encode import EncodeJob
+
+    return EncodeJob(
+        source=source,
+        archive=archive,
+        codec=settings.codec,
+        options=settings.codec_options(),
+        limits=PixelLimits(max_pixels=settings.max_pixels),
+        commit_interval_s=settings.commit_interval_s,
+    )
 
 
 def _estimate(job: EncodeJob, *, as_json: bool) -> None:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Config, Device, Weights
+from jobs.encode import encode_job
+from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Quality, RayAddress, Weights
 
 if TYPE_CHECKING:
+    from jobs.settings import Settings
     from pipeline.archive.compare import Comparer, Comparison
     from pipeline.archive.verify import RowCheck, VerifyReport
     from pipeline.codecs.registry import CodecOptions
+    from pipeline.stages.repair import RepairSummary
 
 INCOMPLETE, DAMAGED = 3, 4
 _KEYS_SHOWN = 20
@@ -35,14 +38,22 @@ def verify(
     checksum: Annotated[
         bool, typer.Option("--checksum", help="Compare by SHA-256, which reads the whole source, not by size and time.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Encode what is damaged again from the source that --against names.")
+    ] = False,
+    codec: Codec = None,
+    quality: Quality = None,
     device: Device = None,
     weights: Weights = None,
+    ray_address: RayAddress = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every byte: shards, pages, headers of streams, row counts, statistics, each key once. Lists orphaned files.
 
-    Exit code 4: damage was found. 3: none, but photos of the source given by --against are missing or have changed.
+    Exit code 4: damage was found, or is left after --repair. 3: none, but photos of the source given by --against are missing
+    or have changed, or a repair found photos in neither archive nor source. Sound rows are kept; --codec and --quality are
+    for what is encoded again.
     """
     from jobs.settings import load_settings
     from pipeline.archive.commit import Archive
@@ -50,29 +61,62 @@ def verify(
     from pipeline.container_check import check_container
     from pipeline.errors import SettingError
 
-    if checksum and against is None:
-        raise SettingError("--checksum says how to compare with a source: name it with --against")
+    if against is None and (checksum or repair):
+        raise SettingError(f"{'--repair' if repair else '--checksum'} needs the source: name it with --against")
     share = _share(sample)
-    options = load_settings(config, device=device, weights=weights).codec_options()
-    opened = Archive.open(archive)
-    comparer = _comparer(against, checksum=checksum) if against is not None else None
-    report = run(
-        opened,
-        _decoder(options) if decode or sample is not None else None,
-        check=check_container,
-        share=share,
-        on_row=comparer.see if comparer else None,
-    )
-    comparison = comparer.result() if comparer else None
+    settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
+    decoder = _decoder(settings.codec_options()) if decode or sample is not None else None
+
+    def check() -> tuple[VerifyReport, Comparison | None]:
+        comparer = _comparer(against, checksum=checksum) if against is not None else None
+        on_row = comparer.see if comparer else None
+        report = run(Archive.open(archive), decoder, check=check_container, share=share, on_row=on_row)
+        return report, comparer.result() if comparer else None
+
+    report, comparison = check()
+    repaired = None
+    if repair and not report.is_clean:
+        if not as_json:
+            _show(report, comparison)
+        assert against is not None
+        repaired = _repair(against, archive, settings, report, as_json=as_json)
+        report, comparison = check()
     if as_json:
-        against_json = asdict(comparison) if comparison else None
-        typer.echo(json.dumps({**asdict(report), "against": against_json}))
+        others = {"against": comparison and asdict(comparison), "repair": repaired and asdict(repaired)}
+        typer.echo(json.dumps(asdict(report) | others))
     else:
         _show(report, comparison)
     if not report.is_clean:
         raise typer.Exit(DAMAGED)
-    if comparison is not None and not comparison.is_complete:
+    is_short = repaired is not None and not repaired.is_complete
+    if is_short or (comparison is not None and not comparison.is_complete):
         raise typer.Exit(INCOMPLETE)
+
+
+def _repair(source: str, archive: str, settings: Settings, report: VerifyReport, *, as_json: bool) -> RepairSummary:
+    from cluster.connect import connected
+    from jobs.progress import shown
+    from pipeline.stages.repair import repair
+
+    job = encode_job(source, archive, settings)
+    with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
+        summary = repair(job, report, on_progress)
+    if not as_json:
+        typer.echo(
+            f"repaired {summary.num_shards} shards: {summary.num_rows_kept} rows kept, {summary.num_encoded} encoded again"
+        )
+        told = {
+            "not provable, kept because the source has it no more": summary.doubtful,
+            "cannot be encoded now": summary.failed,
+            "lost, in neither archive nor source": summary.lost,
+            "shard that cannot be read at present": summary.unreadable,
+        }
+        for what, names in told.items():
+            for name in names:
+                typer.echo(f"{what}: {name}", err=True)
+        if summary.num_unnamed:
+            typer.echo(f"lost besides: {summary.num_unnamed} rows whose keys cannot be read", err=True)
+    return summary
 
 
 def _share(sample: str | None) -> float:

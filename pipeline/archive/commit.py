@@ -96,8 +96,8 @@ class Archive:
         actions = pa.table(self._table.get_add_actions(flatten=True)).to_pylist()
         return [_shard_info(action) for action in actions]
 
-    def keys(self) -> frozenset[str]:
-        """Keys of every row; only shards not seen by this object before are read.
+    def keys(self, *, ignore: Collection[str] = ()) -> frozenset[str]:
+        """Keys of every row but those of the shards `ignore`; only shards not seen by this object before are read.
 
         Raises:
             ArchiveDamagedError: a shard is missing or damaged.
@@ -105,7 +105,7 @@ class Archive:
         paths = {shard.path for shard in self.shards()}
         for path in self._keys_in.keys() - paths:
             del self._keys_in[path]
-        return frozenset().union(*map(self._keys_of, paths))
+        return frozenset().union(*map(self._keys_of, paths.difference(ignore)))
 
     def commit(self, rows: Sequence[EncodedPhoto]) -> int:
         """Write `rows` as one shard and name it in the log; rows whose key is there already are left out.

@@ -13,7 +13,7 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -73,8 +73,23 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     archive = Archive.open_or_create(job.archive)
     done = archive.keys()
     todo = [photo for photo in photos if photo.key not in done]
-    committer = _Committer(archive, job.commit_interval_s, clock)
-    committer.summary.num_photos, committer.summary.num_skipped = len(photos), len(photos) - len(todo)
+    summary = process(job, todo, archive.commit, on_progress)
+    summary.num_photos, summary.num_skipped, summary.elapsed_s = len(photos), len(photos) - len(todo), clock.elapsed_s
+    return summary
+
+
+def process(
+    job: EncodeJob,
+    todo: list[Photo],
+    commit: Callable[[list[EncodedPhoto]], object],
+    on_progress: OnProgress = lambda _: None,
+) -> JobSummary:
+    """Encode the photos `todo` and hand the rows to `commit`, each once, every `job.commit_interval_s`.
+
+    Raises:
+        PhotoarkError: part of the photos could not be processed; what was is committed.
+    """
+    committer = _Committer(commit, job.commit_interval_s, Clock())
     cause: BaseException | None = None
     for _ in range(_MAX_TRIES):
         missing = [photo for photo in todo if photo.key not in committer.keys]
@@ -89,7 +104,6 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
         finally:
             # On an interrupt too: finished work stays.
             committer.flush()
-    committer.summary.elapsed_s = clock.elapsed_s
     missing = [photo for photo in todo if photo.key not in committer.keys]
     if missing:
         raise PhotoarkError(
@@ -141,10 +155,10 @@ def _read(photo: Photo) -> tuple[bytes | None, str | None, str | None]:
 class _Committer:
     """Gathers rows and commits them in time or when there are enough for a shard."""
 
-    def __init__(self, archive: Archive, interval_s: float, clock: Clock) -> None:
+    def __init__(self, commit: Callable[[list[EncodedPhoto]], object], interval_s: float, clock: Clock) -> None:
         self.summary = JobSummary()
         self.keys: set[str] = set()
-        self._archive, self._interval_s, self._clock = archive, interval_s, clock
+        self._commit, self._interval_s, self._clock = commit, interval_s, clock
         self._rows: list[EncodedPhoto] = []
         self._buffered_bytes = 0
         self._committed_at_s = clock.elapsed_s
@@ -162,7 +176,7 @@ class _Committer:
 
     def flush(self) -> None:
         if self._rows:
-            self._archive.commit(self._rows)
+            self._commit(self._rows)
             self._rows, self._buffered_bytes = [], 0
         self._committed_at_s = self._clock.elapsed_s
 

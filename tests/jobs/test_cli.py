@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.lookup import find
 from pipeline.archive.verify import verify
 
 PHOTOARK = [sys.executable, "-m", "jobs"]
@@ -138,6 +140,44 @@ def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive
     assert "wine.jpg" not in result.stdout
 
 
+def test_a_damaged_archive_is_repaired_from_its_source(source: Path, archive: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(archive, copy)
+    (shard,) = Archive.open(str(copy)).shards()
+    (copy / shard.path).unlink()
+    command = ("verify", copy, "--against", source, "--repair", "--codec", "webp", "--json")
+    result = photoark(*command)
+    assert result.returncode == 3, result.stderr  # notes.txt cannot be encoded, now as before
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert (report["damages"], report["against"]["missing"], report["num_rows"]) == ([], [], 4)
+    assert (report["repair"]["num_encoded"], report["repair"]["failed"]) == (3, ["notes.txt"])
+    assert [orphan["path"] for orphan in report["orphans"]] == []
+    result = photoark(*command)
+    assert (result.returncode, json.loads(result.stdout)["repair"]) == (0, None)
+
+
+def test_retry_optimize_and_vacuum(source: Path, archive: Path, tmp_path: Path) -> None:
+    copy, mended = tmp_path / "copy", tmp_path / "mended"
+    shutil.copytree(archive, copy)
+    shutil.copytree(source, mended)
+    (mended / "notes.txt").write_bytes((source / "wine.jpg").read_bytes())
+    result = photoark("retry", mended, copy, "--codec", "webp", "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert (summary["num_photos"], summary["num_encoded"], summary["num_failed"]) == (1, 1, 0)
+    opened = Archive.open(str(copy))
+    opened.commit([replace(find(opened, "wine.jpg"), key="twin.jpg")])
+    planned = photoark("optimize", copy, "--dry-run", "--json")
+    assert len(Archive.open(str(copy)).shards()) == 2
+    done = photoark("optimize", copy, "--json")
+    assert json.loads(done.stdout) == {**json.loads(planned.stdout), "dry_run": False}
+    assert len(Archive.open(str(copy)).shards()) == 1
+    assert "0 files" in photoark("vacuum", copy, "--dry-run").stdout
+    assert "3 files" in photoark("vacuum", copy, "--retention-hours", "0").stdout
+    report = verify(Archive.open(str(copy)))
+    assert (report.num_rows, report.is_clean, report.orphans) == (5, True, ())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -152,6 +192,8 @@ def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive
         (["verify", "ARCHIVE", "--sample", "120%"], 2, "--sample 120%"),
         (["verify", "ARCHIVE", "--checksum"], 2, "--against"),
         (["verify", "ARCHIVE", "--against", "/absent"], 2, "does not exist"),
+        (["verify", "ARCHIVE", "--repair"], 2, "--against"),
+        (["vacuum", "ARCHIVE", "--retention-hours", "-1"], 2, "0 or more"),
         (["freeze", "/absent.pt", "-o", "x.safetensors", "--calibration", "SOURCE"], 1, "not a training checkpoint"),
     ],
 )

@@ -1,0 +1,178 @@
+"""Make an archive whole again.
+
+    damaged shard -> rows that are sound      -> as they are      ┐
+                  -> rows that are hurt       -> encoded again    ├-> one commit: the damaged shard out, a new one in
+                  -> gone from the source too -> rows that say so ┘
+
+A shard is repaired in one commit, so that a job that dies leaves each shard damaged or whole, and the same job run again does
+the rest. The damaged file itself stays where it is until `vacuum`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.archive.commit import Archive, ShardInfo
+from pipeline.archive.shard_check import Damage, DamageKind, check_shard
+from pipeline.archive.shard_writer import render_shard
+from pipeline.archive.verify import VerifyReport
+from pipeline.codecs.registry import check_codec
+from pipeline.records import EncodedPhoto, Outcome, Photo
+from pipeline.sources.folder import list_photos
+from pipeline.stages.encode import EncodeJob, process
+from pipeline.stages.job import OnProgress
+
+
+@dataclass(slots=True, kw_only=True)
+class RepairSummary:
+    """What a repair came to."""
+
+    num_shards: int = 0
+    """That are whole again."""
+    num_rows_kept: int = 0
+    """Sound rows of these, taken over."""
+    num_encoded: int = 0
+    """Rows encoded again from the source."""
+    doubtful: list[str] = field(default_factory=list)
+    """Keys whose rows were hurt or may be, kept because the source no longer has their photos."""
+    failed: list[str] = field(default_factory=list)
+    """Keys that could not be read and whose photos cannot be encoded now; their rows say why."""
+    lost: list[str] = field(default_factory=list)
+    """Keys that neither archive nor source holds any more; their rows say so."""
+    num_unnamed: int = 0
+    """Rows that a damaged shard held besides, whose keys cannot be read and which the source does not name."""
+    unreadable: list[str] = field(default_factory=list)
+    """Shards that the store does not hand out at present: nothing was done to them."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every photo is back, and proven."""
+        return not (self.doubtful or self.failed or self.lost or self.num_unnamed or self.unreadable)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Plan:
+    """One damaged shard."""
+
+    shard: ShardInfo
+    readable: set[str]
+    """Keys of rows that can be read, sound or not."""
+    hurt: set[str]
+    """Keys of rows that must not be taken over without need."""
+    repeated: set[str]
+    """Keys that another shard holds too."""
+    waiting: set[str]
+    """Keys that are still to be encoded."""
+    is_complete: bool
+    """Whether `readable` and `hurt` are all that it held."""
+    encoded: list[EncodedPhoto] = field(default_factory=list)
+
+
+def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambda _: None) -> RepairSummary:
+    """Repair what `report`, of `verify`, found in `job.archive`, from `job.source`.
+
+    Raises:
+        SettingError: the source does not exist, or a setting is wrong.
+        CheckpointError: the codec's weights are missing or damaged.
+        ArchiveNotFoundError: there is no archive.
+        PhotoarkError: part of the photos could not be processed; shards that were finished are repaired.
+    """
+    check_codec(job.codec, job.options)
+    photos = {photo.key: photo for photo in list_photos(job.source)}
+    archive, summary = Archive.open(job.archive), RepairSummary()
+    damaged = {damage.shard for damage in report.damages}
+    plans = _plans(archive, report, photos, summary)
+    plans_of: dict[str, list[_Plan]] = {}
+    for plan in plans:
+        for key in plan.waiting:
+            plans_of.setdefault(key, []).append(plan)
+
+    def finish() -> None:
+        for plan in [plan for plan in plans if not plan.waiting]:
+            _finish(archive, plan, damaged, summary)
+            plans.remove(plan)
+            damaged.discard(plan.shard.path)
+
+    def take(rows: list[EncodedPhoto]) -> None:
+        for row in rows:
+            for plan in plans_of[row.key]:
+                plan.encoded.append(row)
+                plan.waiting.discard(row.key)
+        finish()
+
+    finish()
+    process(job, [photos[key] for key in plans_of], take, on_progress)
+    return summary
+
+
+def _plans(archive: Archive, report: VerifyReport, photos: dict[str, Photo], summary: RepairSummary) -> list[_Plan]:
+    damaged = {damage.shard for damage in report.damages}
+    plans = []
+    for shard in sorted(archive.shards(), key=lambda shard: shard.least_key):
+        if shard.path in damaged:
+            plan = _plan(archive, shard, [damage for damage in report.damages if damage.shard == shard.path])
+            if plan is None:
+                summary.unreadable.append(shard.path)
+            else:
+                plan.waiting = plan.hurt & photos.keys()
+                plans.append(plan)
+    if all(plan.is_complete for plan in plans):
+        return plans
+    taken = archive.keys(ignore=damaged).union(*(plan.readable | plan.hurt for plan in plans))
+    for plan in plans:
+        if not plan.is_complete:
+            # Its keys cannot be read: it may have held whatever of the source lies between its bounds and nowhere else.
+            guessed = {key for key in photos if plan.shard.least_key <= key <= plan.shard.greatest_key} - taken
+            plan.waiting |= guessed
+            taken |= guessed
+    return plans
+
+
+def _plan(archive: Archive, shard: ShardInfo, reported: list[Damage]) -> _Plan | None:
+    """What is to be done about one shard; None if the store does not hand it out."""
+    found = check_shard(archive.storage, shard)
+    if any(damage.kind is DamageKind.UNREADABLE for damage in found.damages):
+        return None
+    damages = [damage for damage in found.damages if damage.kind in (DamageKind.BYTES, DamageKind.MISSING)]
+    if found.doubtful_rows and render_shard(found.doubtful_rows)[0].path == shard.path:
+        damages = []  # written again they are the very file that was committed, so none of them was hurt
+    is_complete = all(damage.all_keys_known for damage in damages)
+    # That a row contradicts itself or does not decode is known from the report alone.
+    damages += [damage for damage in reported if damage.kind is DamageKind.ROW]
+    return _Plan(
+        shard=shard,
+        readable={row.key for row in (*found.rows, *found.doubtful_rows)},
+        # Where the log says nothing of a shard, its bounds are no keys.
+        hurt={key for damage in damages if damage.all_keys_known or shard.num_rows >= 0 for key in damage.keys},
+        repeated={key for damage in reported if damage.kind is DamageKind.DUPLICATE for key in damage.keys},
+        waiting=set(),
+        is_complete=is_complete,
+    )
+
+
+def _finish(archive: Archive, plan: _Plan, damaged: set[str], summary: RepairSummary) -> None:
+    """Put a shard's rows in its place."""
+    found = check_shard(archive.storage, plan.shard)
+    rows = {row.key: row for row in (*found.doubtful_rows, *found.rows)}
+    for key in plan.repeated & rows.keys():
+        if rows[key].outcome is Outcome.FAILED:
+            del rows[key]  # the other is at least as good, and stays where it is
+    fresh = {row.key: row for row in plan.encoded if row.outcome is not Outcome.FAILED or row.key not in rows}
+    lost = plan.hurt - rows.keys() - fresh.keys() - plan.repeated
+    summary.num_shards += 1
+    summary.num_rows_kept += len(rows.keys() - plan.hurt - fresh.keys())
+    summary.doubtful += sorted((rows.keys() & plan.hurt) - fresh.keys())
+    summary.num_encoded += sum(row.outcome is not Outcome.FAILED for row in fresh.values())
+    summary.failed += sorted(row.key for row in fresh.values() if row.outcome is Outcome.FAILED)
+    summary.lost += sorted(lost)
+    rows |= fresh
+    rows |= {key: _lost_row(key, plan.shard) for key in lost}
+    summary.num_unnamed += max(0, plan.shard.num_rows - len(rows) - len(plan.repeated))
+    archive.put(list(rows.values()), drop=[plan.shard.path], ignore=damaged - {plan.shard.path})
+
+
+def _lost_row(key: str, shard: ShardInfo) -> EncodedPhoto:
+    reason = f"lost: shard {shard.path} was damaged, and the source no longer had the photo when it was repaired"
+    return EncodedPhoto(
+        key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri="", source_bytes=0
+    )  # fmt: skip

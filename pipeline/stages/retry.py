@@ -1,0 +1,48 @@
+"""Encode again what failed.
+
+rows that failed -> their photos, as the source has them now -> as in encode -> each new row takes the old one's place
+"""
+
+from __future__ import annotations
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.shard_reader import read_rows
+from pipeline.codecs.registry import check_codec
+from pipeline.records import EncodedPhoto, Outcome
+from pipeline.sources.folder import list_photos
+from pipeline.stages.encode import EncodeJob, process
+from pipeline.stages.job import Clock, JobSummary, OnProgress
+
+
+def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
+    """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has.
+
+    A commit takes the shard with the old row out and one with the new row in; a job that dies in between leaves the old
+    row, and the same job run again goes on. What fails again for the same reason keeps its row.
+
+    Returns:
+        Totals; `num_photos` are all that had failed, `num_skipped` those of them that the source no longer has.
+
+    Raises:
+        SettingError: the source does not exist, or a setting is wrong.
+        CheckpointError: the codec's weights are missing or damaged.
+        ArchiveNotFoundError: there is no archive.
+        ArchiveDamagedError: a shard is missing or damaged.
+        PhotoarkError: part of the photos could not be processed; what was is committed.
+    """
+    clock = Clock()
+    check_codec(job.codec, job.options)
+    photos = {photo.key: photo for photo in list_photos(job.source)}
+    archive = Archive.open(job.archive)
+    # In the order of the shards, so that a commit changes few of them.
+    reasons = {row.key: row.reason for row in read_rows(archive, columns=["reason"]) if row.outcome is Outcome.FAILED}
+
+    def commit(rows: list[EncodedPhoto]) -> None:
+        changed = [row for row in rows if row.outcome is not Outcome.FAILED or row.reason != reasons[row.key]]
+        if changed:
+            archive.put(changed)
+
+    todo = [photos[key] for key in reasons if key in photos]
+    summary = process(job, todo, commit, on_progress)
+    summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - len(todo), clock.elapsed_s
+    return summary
