@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import open_shard, read_shard
+from pipeline.archive.shard_reader import GREATEST_KEY, open_shard, read_shard
 from pipeline.archive.shard_writer import Shard, write_shard
 from pipeline.errors import ArchiveError, ArchiveNotFoundError
 from pipeline.records import EncodedPhoto
@@ -28,7 +28,6 @@ from pipeline.storage import Storage
 APP_ID = "photoark-encode"
 """All writers use one id: that is what makes two commits at once conflict."""
 _MAX_TRIES = 20
-_GREATEST = chr(0x10FFFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,5 +217,5 @@ def _shard_info(action: dict[str, Any]) -> ShardInfo:
         size_bytes=action["size_bytes"],
         num_rows=-1 if num_rows is None else num_rows,
         least_key="" if least is None else least,
-        greatest_key=_GREATEST if greatest is None else greatest,
+        greatest_key=GREATEST_KEY if greatest is None else greatest,
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHARD_NAME = re.compile(r"photos-([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
 """What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
+GREATEST_KEY = chr(0x10FFFF)
 _CURE = "bring it back from a copy, or encode it again: photoark verify ARCHIVE --against SRC --repair"
 
 
@@ -99,9 +100,11 @@ def open_shard(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
 
 
 def key_range(group: pq.RowGroupMetaData) -> tuple[str, str]:
-    """Least and greatest key of a row group."""
-    statistics = group.column(0).statistics
-    return statistics.min, statistics.max
+    """Least and greatest key of a row group; the widest range where it has no statistics, as of keys of kilobytes."""
+    column = group.column(0)
+    if not column.is_stats_set or not column.statistics.has_min_max:
+        return "", GREATEST_KEY
+    return column.statistics.min, column.statistics.max
 
 
 @contextmanager

@@ -224,6 +224,14 @@ def test_a_flipped_byte_is_found_with_its_shard(archive: Archive) -> None:
         find(Archive.open(archive.storage.url), "a")
 
 
+def test_keys_of_kilobytes_are_found(archive: Archive) -> None:
+    rows = [row("a"), row("k" * 5000), row("k" * 9000), row("z")]
+    archive.commit(rows)
+    assert [find(Archive.open(archive.storage.url), r.key) for r in rows] == rows
+    assert [r.key for r in read_rows(archive, "k*")] == [r.key for r in rows[1:3]]
+    assert verify(Archive.open(archive.storage.url)).is_clean
+
+
 def test_a_missing_shard_is_found(archive: Archive) -> None:
     (what,) = damaged(archive, Path.unlink)
     assert "cannot be read" in what
