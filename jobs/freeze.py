@@ -15,6 +15,7 @@ def freeze(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, *.safetensors.")],
     calibration: Annotated[list[Path], typer.Option(help="Photos to calibrate on: tars, folders, single photos.")],
     num_photos: Annotated[int, typer.Option(help="How many of them to use, spread evenly.")] = 32,
+    last: Annotated[bool, typer.Option("--last", help="The last weights, not their average.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Make the entropy path exact: integer weights, tables and scales that decode the same everywhere."""
@@ -23,7 +24,7 @@ def freeze(
 
     photos = load_photos(calibration, min_side=1)
     chosen = photos[:: max(1, len(photos) // num_photos)][:num_photos]
-    report = run(checkpoint, out, chosen)
+    report = run(checkpoint, out, chosen, averaged=not last)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
         return

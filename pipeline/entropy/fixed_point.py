@@ -272,8 +272,8 @@ def convert(
             specs[path] = {"kind": kind, "factor": leaf.upscale_factor}
         elif kind in activations:
             activation = activations[kind]
-            # Even numbers only: half as many tables to store, for at most one bit of precision.
-            in_bits = fraction_bits(largest_in) // 2 * 2 if activation.in_bits is None else activation.in_bits
+            # Multiples of four only: fewer tables to store, each 128 KiB, for at most three bits of precision.
+            in_bits = fraction_bits(largest_in) // 4 * 4 if activation.in_bits is None else activation.in_bits
             bits = in_bits if activation.out_bits is None else activation.out_bits
             name = f"table.{kind}.{in_bits}"
             specs[path] = {"kind": "table", "in_bits": in_bits, "out_bits": bits, "table": name}

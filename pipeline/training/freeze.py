@@ -27,7 +27,7 @@ from pipeline.entropy.fixed_point import observe
 from pipeline.entropy.tables import CdfTables
 from pipeline.errors import CheckpointError
 from pipeline.pixels.padding import pad
-from pipeline.training.loop import load_averaged
+from pipeline.training.loop import load_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +47,18 @@ class FreezeReport:
     """Of the file."""
 
 
-def freeze(
-    source: Path, target: Path, calibration: Sequence[NDArray[np.uint8]], notes: dict[str, Any] | None = None
-) -> FreezeReport:
+def freeze(source: Path, target: Path, calibration: Sequence[NDArray[np.uint8]], *, averaged: bool = True) -> FreezeReport:
     """Make the exact checkpoint `target` of the training checkpoint `source`.
 
     Args:
         calibration: photos, H x W x 3 uint8; a few dozen of varied content.
-        notes: added to what the file tells of its training.
+        averaged: whether the moving average of the weights is taken, or the last of them.
 
     Raises:
         CheckpointError: `source` is no training checkpoint.
     """
-    model, training = load_averaged(source)
-    return freeze_model(model, target, calibration, training | (notes or {}))
+    model, training = load_trained(source, averaged=averaged)
+    return freeze_model(model, target, calibration, training | {"averaged": averaged})
 
 
 @torch.inference_mode()

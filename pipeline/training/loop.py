@@ -123,15 +123,19 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
     return config.out / CHECKPOINT_NAME
 
 
-def load_averaged(checkpoint: Path) -> tuple[DiTIC, dict[str, Any]]:
-    """The averaged model of a training checkpoint, in eval mode, and what is known of its run.
+def load_trained(checkpoint: Path, *, averaged: bool = True) -> tuple[DiTIC, dict[str, Any]]:
+    """The model of a training checkpoint, in eval mode, and what is known of its run.
+
+    Args:
+        averaged: the moving average of the weights, which is better while the learning rate is high; once it has fallen to
+            zero, the last weights are better.
 
     Raises:
         CheckpointError: the file is no training checkpoint.
     """
     state = _read(checkpoint)
     model = DiTIC(DiTICConfig.from_dict(state["model_config"]))
-    model.load_state_dict(state["ema"])
+    model.load_state_dict(state["ema" if averaged else "model"])
     return model.eval(), {"step": state["step"], **state["run"]}
 
 

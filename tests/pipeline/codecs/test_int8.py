@@ -10,11 +10,11 @@ from pipeline.codecs.int8 import to_int8
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Linear(64, 128), nn.Conv2d(64, 96, 3, padding=1, stride=2), nn.Conv2d(128, 128, 3, groups=2)], ids=str
+    "layer", [nn.Linear(256, 512), nn.Conv2d(64, 128, 3, padding=1, stride=2), nn.Conv2d(128, 128, 3, groups=2)], ids=str
 )
 def test_a_layer_keeps_its_function_within_the_rounding_of_its_weights(layer: nn.Module) -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, layer.in_channels, 16, 16) if isinstance(layer, nn.Conv2d) else torch.randn(5, 64)
+    x = torch.randn(2, layer.in_channels, 16, 16) if isinstance(layer, nn.Conv2d) else torch.randn(5, 256)
     with torch.inference_mode():
         expected = layer(x)
         num_weights = layer.weight.numel()  # type: ignore[operator]

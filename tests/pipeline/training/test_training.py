@@ -16,7 +16,7 @@ from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.data import load_photos, sample_crops
 from pipeline.training.freeze import freeze
-from pipeline.training.loop import CHECKPOINT_NAME, LOG_NAME, TrainConfig, load_averaged, train
+from pipeline.training.loop import CHECKPOINT_NAME, LOG_NAME, TrainConfig, load_trained, train
 
 PHOTOS = Path(__file__).parents[2] / "photos"
 
@@ -93,7 +93,7 @@ def test_crops_come_from_the_photos() -> None:
 def test_a_wrong_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="not a training checkpoint"):
-        load_averaged(tmp_path / CHECKPOINT_NAME)
+        load_trained(tmp_path / CHECKPOINT_NAME)
 
 
 def test_a_crop_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
