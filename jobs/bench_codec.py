@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.options import Device
+from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
     from pipeline.codecs.ditic.codec import DiTICCodec
@@ -22,6 +23,7 @@ SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
 NUM_MIXED = 24
 MAX_ERROR_SIDE = 1024
 DIRECTIONS = ("encode", "decode")
+SIZES = ("small", "full", "tiny")
 
 
 def bench_codec(
@@ -42,6 +44,7 @@ def bench_codec(
     from pipeline.codecs.ditic.measure import PLAIN, device_name, difference, peak
     from pipeline.codecs.precision import Runtime
 
+    _check_size(size)
     where = choose_device(device or "auto")
     sides = [int(side) for side in resolutions.split(",")]
     if plain:
@@ -189,14 +192,17 @@ def _codec(size: str, device: str, runtime: Runtime) -> DiTICCodec:
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.config import DiTICConfig
     from pipeline.codecs.ditic.measure import random_codec
-    from pipeline.errors import SettingError
 
+    _check_size(size)
     if size == "small":
         return DiTICCodec.load(device=device, runtime=runtime)
-    random = {"full": DiTICConfig.full, "tiny": DiTICConfig.tiny}
-    if size not in random:
-        raise SettingError(f"--size {size}: choose small, full or tiny")
-    return random_codec(random[size](), device=device, runtime=runtime)
+    config = DiTICConfig.full() if size == "full" else DiTICConfig.tiny()
+    return random_codec(config, device=device, runtime=runtime)
+
+
+def _check_size(size: str) -> None:
+    if size not in SIZES:
+        raise SettingError(f"--size {size}: choose one of {', '.join(SIZES)}")
 
 
 def _photo(height: int, width: int) -> Any:
