@@ -18,7 +18,7 @@ from jobs.options import Device
 
 if TYPE_CHECKING:
     from pipeline.codecs.registry import CodecOptions
-    from pipeline.stages.job import Progress
+    from pipeline.progress import Progress
 
 
 bench_app = typer.Typer(name="bench", invoke_without_command=True, add_completion=False)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.stages.job import OnProgress, Progress
+    from pipeline.progress import OnProgress, Progress
 
 LINE_INTERVAL_S = 5.0
 

@@ -17,9 +17,10 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import ArchiveDamagedError
+from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
-from pipeline.stages.job import Clock, JobSummary, OnProgress, Progress, actor_options, prepare
+from pipeline.stages.job import JobSummary, actor_options, prepare
 from pipeline.storage import Storage
 
 

@@ -26,11 +26,12 @@ from pipeline.archive.shard_writer import row_bytes
 from pipeline.codecs.registry import CodecOptions, check_codec, codec_names
 from pipeline.errors import PhotoarkError, SettingError, StorageError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.records import EncodedPhoto, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
-from pipeline.stages.job import Clock, JobSummary, OnProgress, Progress, actor_options, prepare
+from pipeline.stages.job import JobSummary, actor_options, prepare
 from pipeline.storage import Storage
 
 BLOCK_PHOTOS = 16

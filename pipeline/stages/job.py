@@ -1,10 +1,8 @@
-"""What every Ray Data job here shares: quiet settings, how far it is, and what it came to."""
+"""What every Ray Data job here shares: quiet settings, and what it came to."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +10,6 @@ import ray
 import ray.data
 
 from pipeline.stages.resources import PoolPlan, plan_pool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a job is."""
-
-    num_done: int
-    num_total: int
-    num_failed: int
-    bytes_done: int
-    """Of source files when encoding, of restored files when decoding."""
-    elapsed_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,20 +36,6 @@ class JobSummary:
         self.num_failed += 1
         if len(self.failures) < 100:
             self.failures.append((key, reason))
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._start
 
 
 def prepare(device: str) -> PoolPlan:

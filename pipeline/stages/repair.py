@@ -17,10 +17,10 @@ from pipeline.archive.shard_check import Damage, DamageKind, check_shard
 from pipeline.archive.shard_writer import render_shard
 from pipeline.archive.verify import VerifyReport
 from pipeline.codecs.registry import check_codec
+from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, process
-from pipeline.stages.job import OnProgress
 
 
 @dataclass(slots=True, kw_only=True)

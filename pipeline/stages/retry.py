@@ -8,10 +8,11 @@ from __future__ import annotations
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
 from pipeline.codecs.registry import check_codec
+from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, process
-from pipeline.stages.job import Clock, JobSummary, OnProgress
+from pipeline.stages.job import JobSummary
 
 
 def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:

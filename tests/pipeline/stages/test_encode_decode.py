@@ -17,10 +17,10 @@ from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
+from pipeline.progress import Progress
 from pipeline.records import Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.job import Progress
 from pipeline.stages.resources import plan_pool
 from pipeline.storage import Storage
 from tests.bad_photos import write_bad_photos

@@ -18,12 +18,12 @@ from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import write_shard
 from pipeline.archive.verify import VerifyReport, verify
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError
+from pipeline.progress import Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_to_table
 from pipeline.restoration import restore
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, encode, read_block
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
-from pipeline.stages.job import Progress
 from pipeline.stages.repair import RepairSummary, repair
 from pipeline.stages.retry import retry
 from pipeline.storage import Storage

@@ -1,0 +1,33 @@
+"""How far a long job is, for whoever shows it. Imports nothing, so that showing it loads nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is."""
+
+    num_done: int
+    num_total: int
+    num_failed: int
+    bytes_done: int
+    """Of source files when encoding or evaluating, of restored files when decoding."""
+    elapsed_s: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._start
