@@ -14,5 +14,5 @@ Config = Annotated[Path | None, typer.Option(help="TOML file of settings; photoa
 RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by default Ray starts on this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
 Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
-Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, avif, webp, jxl or original.")]
-Quality = Annotated[int | None, typer.Option(help="Of avif, webp and jxl: 1 to 100.")]
+Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, jpeg, avif, webp, jxl or original.")]
+Quality = Annotated[int | None, typer.Option(help="Of jpeg, avif, webp and jxl: 1 to 100.")]

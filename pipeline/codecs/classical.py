@@ -1,4 +1,4 @@
-"""AVIF, WebP and JPEG XL through Pillow: a baseline, and what a photo falls back to. Streams are plain image files."""
+"""JPEG, AVIF, WebP and JPEG XL through Pillow: baselines, and what a photo falls back to. Streams are plain image files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class _Format:
 
 
 FORMATS = {
+    "jpeg": _Format(pillow_name="JPEG", default_quality=75, options={"optimize": True, "subsampling": "4:2:0"}, max_side=65500),
     "avif": _Format(pillow_name="AVIF", default_quality=60, options={"speed": 6}),
-    "webp": _Format(pillow_name="WEBP", default_quality=75, options={"method": 4}, max_side=16383),
+    "webp": _Format(pillow_name="WEBP", default_quality=75, options={"method": 6}, max_side=16383),
     "jxl": _Format(pillow_name="JXL", default_quality=75, options={}),
 }
 

@@ -134,6 +134,7 @@ def _for_codec(name: str, options: CodecOptions) -> CodecOptions:
 _CODECS: dict[str, Callable[[str, CodecOptions], Codec]] = {
     SHIPPED_CODEC: _ditic,
     "ditic": _ditic,
+    "jpeg": _classical,
     "avif": _classical,
     "webp": _classical,
     "jxl": _classical,
