@@ -1,4 +1,4 @@
-"""Original and restored side by side, for the eye.
+"""Original and restored side by side, or several codecs' ways of restoring, for the eye.
 
     caption
     ┌──────────┐ ┌──────────┐ ┌────────┐ ┌────────┐
@@ -24,6 +24,7 @@ _CAPTION_HEIGHT = 30
 _GAP = 12
 _BACKGROUND = (24, 24, 24)
 _INK = (235, 235, 235)
+_LEGEND = "original, restored, then the busiest part of each, pixel for pixel"
 
 
 def strip(original: Pixels, restored: Pixels, *, caption: str) -> Image.Image:
@@ -47,8 +48,25 @@ def strip(original: Pixels, restored: Pixels, *, caption: str) -> Image.Image:
     return canvas
 
 
-def contact_sheet(strips: Sequence[Image.Image], *, title: str) -> Image.Image:
-    """The strips on top of each other, under a title.
+def crops_strip(tiles: Sequence[tuple[str, Pixels]], *, caption: str) -> Image.Image:
+    """The same part of a photo as several made it, side by side, pixel for pixel.
+
+    Args:
+        tiles: label and part of each, at most `CROP_SIDE` a side, uint8, RGB.
+    """
+    height = 2 * _CAPTION_HEIGHT + CROP_SIDE + _GAP
+    canvas = Image.new("RGB", ((CROP_SIDE + _GAP) * len(tiles) + _GAP, height), _BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, 4), caption, fill=_INK, font=ImageFont.load_default(size=18))
+    for i, (label, part) in enumerate(tiles):
+        x = _GAP + i * (CROP_SIDE + _GAP)
+        draw.text((x, _CAPTION_HEIGHT + 4), label, fill=_INK, font=ImageFont.load_default(size=15))
+        canvas.paste(Image.fromarray(np.ascontiguousarray(part)), (x, 2 * _CAPTION_HEIGHT))
+    return canvas
+
+
+def contact_sheet(strips: Sequence[Image.Image], *, title: str, legend: str = _LEGEND) -> Image.Image:
+    """The strips on top of each other, under a title and a line that says what stands in them.
 
     Raises:
         ValueError: there are no strips.
@@ -58,7 +76,6 @@ def contact_sheet(strips: Sequence[Image.Image], *, title: str) -> Image.Image:
     sheet = Image.new("RGB", (strips[0].width, 56 + sum(s.height for s in strips)), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 6), title, fill=_INK, font=ImageFont.load_default(size=20))
-    legend = "original, restored, then the busiest part of each, pixel for pixel"
     draw.text((_GAP, 32), legend, fill=(160, 160, 160), font=ImageFont.load_default(size=15))
     y = 56
     for photo in strips:
