@@ -13,6 +13,7 @@ from jobs.bench import bench_app
 from jobs.decode import decode
 from jobs.demo import demo
 from jobs.encode import encode
+from jobs.evaluate import evaluate
 from jobs.freeze import freeze
 from jobs.import_weights import import_weights
 from jobs.ls import ls
@@ -34,7 +35,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (encode, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, train, freeze, import_weights):
+_COMMANDS = (
+    encode, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, evaluate, train, freeze, import_weights,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(bench_app)
 

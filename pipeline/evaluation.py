@@ -1,0 +1,307 @@
+"""Codecs over photos: real streams, decoded again, rate and quality of each, and what follows from them.
+
+    for each codec and quality:  photo ─► pixels ─► stream (its bytes are the rate) ─► pixels ─► scores
+                                                                                        │
+               means over photos ─► curves ─► BD-rate        photos, worst first, at equal rate ─► crops
+
+A codec's curve is the mean over photos at each of its qualities, of bits per pixel and of each score, every photo counting
+the same whatever its size. Means are over the photos that every codec managed at every quality; the others are failures
+with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pipeline.codecs.base import Codec, Pixels
+from pipeline.codecs.classical import FORMATS
+from pipeline.codecs.registry import CodecOptions, check_codec, get_codec
+from pipeline.errors import PhotoError, SettingError, StorageError, StreamError
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
+from pipeline.pixels.reader import read_pixels
+from pipeline.progress import Clock, OnProgress, Progress
+from pipeline.quality.rate_distortion import BDRate, Metric, bd_rate
+from pipeline.records import Photo
+from pipeline.sources.folder import list_photos
+from pipeline.storage import Storage
+
+if TYPE_CHECKING:
+    from pipeline.quality.scorer import Scorer, Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecAt:
+    """A codec at one of its qualities."""
+
+    codec: str
+    quality: int | None
+    """None for the codec's usual one."""
+
+    def __str__(self) -> str:
+        return self.codec if self.quality is None else f"{self.codec} {self.quality}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One photo through one codec."""
+
+    photo: str
+    at: CodecAt
+    width: int
+    height: int
+    num_bytes: int
+    """Of the stream."""
+    bpp: float
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A photo that has no part in the means."""
+
+    photo: str
+    at: CodecAt | None
+    """Where it failed; None where it could not be read."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """One point of a codec's curve."""
+
+    at: CodecAt
+    bpp: float
+    scores: Scores
+    """Means over the photos that have such a score; None where none has, or one is infinite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured."""
+
+    source: str
+    points: tuple[CodecAt, ...]
+    """In the order asked for."""
+    metrics: tuple[Metric, ...]
+    measured: list[Measured] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    models: dict[str, str | None] = field(default_factory=dict)
+    """Codec -> fingerprint of its weights."""
+
+    @property
+    def codecs(self) -> list[str]:
+        """Names, in the order asked for."""
+        return list(dict.fromkeys(point.codec for point in self.points))
+
+    @property
+    def photos(self) -> list[str]:
+        """Those that every codec managed at every quality."""
+        failed = {failure.photo for failure in self.failed}
+        return list(dict.fromkeys(m.photo for m in self.measured if m.photo not in failed))
+
+    def of(self, photo: str) -> dict[CodecAt, Measured]:
+        """What became of one photo."""
+        return {m.at: m for m in self.measured if m.photo == photo}
+
+    def means(self) -> list[Mean]:
+        """One for each point, in their order; none where no photo came through everywhere."""
+        photos = set(self.photos)
+        found = []
+        for point in self.points if photos else ():
+            rows = [m for m in self.measured if m.at == point and m.photo in photos]
+            scores = {metric.key: _mean([row.scores[metric.key] for row in rows], metric) for metric in self.metrics}
+            found.append(Mean(at=point, bpp=math.fsum(row.bpp for row in rows) / len(rows), scores=scores))
+        return found
+
+    def curve(self, codec: str, metric: Metric) -> list[tuple[float, float]]:
+        """(bits per pixel, score) of each quality of a codec that has such a score."""
+        points = [(mean.bpp, mean.scores[metric.key]) for mean in self.means() if mean.at.codec == codec]
+        return [(bpp, score) for bpp, score in points if score is not None]
+
+    def bd_rates(self, anchor: str) -> dict[str, dict[str, BDRate]]:
+        """Codec -> `Metric.key` -> BD-rate against the anchor, for each codec but the anchor."""
+        return {
+            codec: {m.key: bd_rate(self.curve(anchor, m), self.curve(codec, m), m) for m in self.metrics}
+            for codec in self.codecs
+            if codec != anchor
+        }
+
+    def worst_first(self) -> list[str]:
+        """Photos by the mean perceptual distance that the first codec leaves, the largest first."""
+
+        def distance(photo: str) -> float:
+            found = [m.scores["perceptual"] or 0.0 for at, m in self.of(photo).items() if at.codec == self.codecs[0]]
+            return sum(found) / len(found)
+
+        return sorted(self.photos, key=distance, reverse=True)
+
+    def nearest_in_rate(self, photo: str) -> list[Measured]:
+        """One result of each codec, of rates as equal as the qualities that were asked for allow.
+
+        Of the first codec's qualities the one that the others come nearest to, and of each other codec the nearest, by the
+        ratio of the rates.
+        """
+        found = self.of(photo)
+
+        def nearest(codec: str, bpp: float) -> Measured:
+            return min((m for at, m in found.items() if at.codec == codec), key=lambda m: abs(math.log(m.bpp / bpp)))
+
+        first, *others = self.codecs
+        choices = [[m, *(nearest(codec, m.bpp) for codec in others)] for at, m in found.items() if at.codec == first]
+        return min(choices, key=lambda choice: max(abs(math.log(m.bpp / choice[0].bpp)) for m in choice))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """One photo through one codec, to look at."""
+
+    photo: str
+    at: CodecAt
+    bpp: float
+    original: Pixels
+    decoded: Pixels
+
+
+def evaluate(
+    source: str,
+    points: Sequence[CodecAt],
+    scorer: Scorer,
+    *,
+    options: CodecOptions,
+    limits: PixelLimits = DEFAULT_LIMITS,
+    on_progress: OnProgress = lambda _: None,
+) -> Evaluation:
+    """Send every photo of a source through every codec at every quality.
+
+    Args:
+        source: folder, bucket or prefix of photos.
+        points: codecs and qualities; `quality` of the options is not looked at.
+
+    Raises:
+        SettingError: no such source, no photo in it, or an option that a codec cannot take; before anything is started.
+    """
+    photos = list_photos(source)
+    if not photos:
+        raise SettingError(f"{source} holds no files: name a folder of photos")
+    for point in points:
+        check_codec(point.codec, replace(options, quality=point.quality))
+    result = Evaluation(source=source, points=tuple(points), metrics=scorer.metrics)
+    clock, num_done, bytes_done = Clock(), 0, 0
+    for i, point in enumerate(points):
+        # One codec at a time: two networks may not fit into memory together.
+        codec = get_codec(point.codec, replace(options, quality=point.quality))
+        result.models[point.codec] = codec.info.model
+        for j, photo in enumerate(photos):
+            outcome = _one(photo, point, codec, scorer, limits)
+            if isinstance(outcome, Measured):
+                result.measured.append(outcome)
+            else:
+                result.failed.append(outcome)
+            num_done, bytes_done = num_done + 1, bytes_done + photo.size_bytes
+            num_left = len(photos) - j - 1 + (len(points) - i - 1) * len(photos)
+            on_progress(
+                Progress(
+                    num_done=num_done,
+                    num_total=num_done + num_left,
+                    num_failed=len(result.failed),
+                    bytes_done=bytes_done,
+                    elapsed_s=clock.elapsed_s,
+                )
+            )
+        # What cannot be read is said once.
+        unreadable = {failure.photo for failure in result.failed if failure.at is None}
+        photos = [photo for photo in photos if photo.key not in unreadable]
+    return result
+
+
+def at_equal_rate(
+    result: Evaluation, photos: Sequence[str], *, options: CodecOptions, limits: PixelLimits = DEFAULT_LIMITS
+) -> Iterator[Restored]:
+    """Some photos once more through every codec, at the rate of the first or as near to it as the codec comes.
+
+    A classical codec may take any quality for that, another those that were measured. They come codec by codec, in the order
+    of the codecs; streams are not kept, and encoding repeats them.
+    """
+    listed = {photo.key: photo for photo in list_photos(result.source)}
+    chosen: list[tuple[str, CodecAt]] = []
+    for name in photos:
+        first, *others = result.nearest_in_rate(name)
+        chosen.append((name, first.at))
+        for other in others:
+            at = other.at
+            if at.codec in FORMATS:
+                pixels = _read(listed[name], limits)[1]
+                at = replace(at, quality=_quality_for(at.codec, pixels, first.bpp))
+            chosen.append((name, at))
+    for point in sorted({at for _, at in chosen}, key=lambda at: (result.codecs.index(at.codec), at.quality or 0)):
+        codec = get_codec(point.codec, replace(options, quality=point.quality))
+        for name in (name for name, at in chosen if at == point):
+            data, pixels = _read(listed[name], limits)
+            stream, decoded = _through(codec, data, pixels)
+            yield Restored(photo=name, at=point, bpp=_rate(stream, pixels), original=pixels, decoded=decoded)
+
+
+def _quality_for(codec: str, pixels: Pixels, bpp: float) -> int:
+    """Of a classical codec, whose rate rises with its quality: that which comes nearest to `bpp`."""
+
+    @cache
+    def rate(quality: int) -> float:
+        return _rate(get_codec(codec, CodecOptions(quality=quality)).encode([pixels])[0], pixels)
+
+    low, high = 1, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if rate(middle) > bpp else (middle, high)
+    return min((low, high), key=lambda quality: abs(math.log(rate(quality) / bpp)))
+
+
+def _one(photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: PixelLimits) -> Measured | Failed:
+    try:
+        data, pixels = _read(photo, limits)
+    except (PhotoError, StorageError) as error:
+        return Failed(photo=photo.key, at=None, reason=error.message)
+    try:
+        stream, decoded = _through(codec, data, pixels)
+    except (PhotoError, StreamError) as error:
+        return Failed(photo=photo.key, at=point, reason=error.message)
+    height, width, _ = pixels.shape
+    return Measured(
+        photo=photo.key,
+        at=point,
+        width=width,
+        height=height,
+        num_bytes=len(stream),
+        bpp=_rate(stream, pixels),
+        scores=scorer.score(pixels, decoded),
+    )
+
+
+def _read(photo: Photo, limits: PixelLimits) -> tuple[bytes, Pixels]:
+    folder, _, name = photo.uri.rpartition("/")
+    data = Storage(folder or "/").read(name)
+    return data, read_pixels(data, probe(data, limits=limits))
+
+
+def _through(codec: Codec, data: bytes, pixels: Pixels) -> tuple[bytes, Pixels]:
+    (stream,) = [data] if codec.info.takes_files else codec.encode([pixels])
+    (decoded,) = codec.decode([stream])
+    return stream, decoded
+
+
+def _rate(stream: bytes, pixels: Pixels) -> float:
+    from pipeline.quality.metrics import bits_per_pixel
+
+    height, width, _ = pixels.shape
+    return bits_per_pixel(len(stream), width=width, height=height)
+
+
+def _mean(scores: Sequence[float | None], metric: Metric) -> float | None:
+    found = [score for score in scores if score is not None]
+    # PSNR has no value where a photo came back equal, and the mean has none then either.
+    if not found or (metric.key == "psnr" and len(found) < len(scores)):
+        return None
+    return math.fsum(found) / len(found)
