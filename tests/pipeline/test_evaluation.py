@@ -111,7 +111,7 @@ def test_lossless_points_are_no_part_of_the_curve_of_psnr(folder: Path, tmp_path
     assert file.num_bytes == (tmp_path / "small.png").stat().st_size
     assert (file.scores["psnr"], file.scores["perceptual"]) == (None, 0)
     rate = result.bd_rates("jpeg")["original"]["psnr"]
-    assert (rate.percent, rate.reason) == (None, "a curve needs two qualities at least")
+    assert (rate.percent, rate.reason) == (None, "fewer than two qualities")
 
 
 def test_the_worst_photo_of_the_first_codec_comes_first(result: Evaluation) -> None:
