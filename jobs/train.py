@@ -18,11 +18,14 @@ def train(
     steps: Annotated[int, typer.Option(help="Steps in all, those already made counted in.")] = 10_000,
     size: Annotated[str, typer.Option(help="small, the shipped model; tiny, for a trial.")] = "small",
     batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    crop_size: Annotated[int, typer.Option(help="Pixels a side of a crop.")] = 128,
+    crop_size: Annotated[int, typer.Option(help="Pixels a side of a crop.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-4,
-    rate_weight: Annotated[float, typer.Option(help="Weight of bits per pixel against the squared error.")] = 0.02,
-    autoencoder_steps: Annotated[int, typer.Option(help="First steps, which train the autoencoder alone.")] = 700,
+    rate_weights: Annotated[
+        str | None, typer.Option(help="Weight of bits per pixel against the distortion, of each quality: 0.2,0.05,...")
+    ] = None,
+    ms_ssim_weight: Annotated[float, typer.Option(help="Weight of 1 - MS-SSIM against the squared error.")] = 0.08,
     cooldown: Annotated[float, typer.Option(help="Last part of the steps, over which the learning rate falls.")] = 0.3,
+    alignment_weight: Annotated[float, typer.Option(help="Weight of the decoded latent's distance from the encoder's.")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
     log_every: Annotated[int, typer.Option(help="Steps between two lines of the log.")] = 50,
@@ -52,8 +55,9 @@ def train(
         batch_size=batch_size,
         crop_size=crop_size,
         learning_rate=learning_rate,
-        rate_weight=rate_weight,
-        autoencoder_steps=autoencoder_steps,
+        rate_weights=None if rate_weights is None else _numbers(rate_weights),
+        ms_ssim_weight=ms_ssim_weight,
+        alignment_weight=alignment_weight,
         cooldown_share=cooldown,
         device=choose_device(device),
         save_every=save_every,
@@ -62,3 +66,13 @@ def train(
     )
     path = run(config, sizes[size](), show)
     typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(f"--rate-weights {text}: give numbers with commas between, such as 0.2,0.05") from None
+    if min(numbers) <= 0:
+        raise SettingError(f"--rate-weights {text}: each must be above 0")
+    return numbers

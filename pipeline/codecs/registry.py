@@ -16,7 +16,7 @@ class CodecOptions:
     """What a codec may be told."""
 
     quality: int | None = None
-    """Of a classical codec, 1 to 100."""
+    """Of a classical codec, 1 to 100; of ditic-small, 1 to 4."""
     device: str = "auto"
     """Of a neural codec: auto, cpu or cuda."""
     weights: Path | None = None
@@ -57,7 +57,9 @@ def check_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
     if _CODECS.get(name) is _ditic:
         from pipeline.codecs.ditic import checkpoint
 
-        checkpoint.check(_ditic_weights(name, options))
+        weights = _ditic_weights(name, options)
+        checkpoint.config_of(weights).check_quality(options.quality)
+        checkpoint.check(weights)
     else:
         get_codec(name, options)
 
@@ -73,6 +75,7 @@ def decoder_for(name: str, model: str | None, options: CodecOptions = DEFAULT_OP
     """
     if name not in _CODECS:
         raise UnknownModelError(f"the photo was encoded with {name!r}, which this program does not know: update it")
+    options = replace(options, quality=None)  # streams say their own; this one is for encoding, maybe by another codec
     if _CODECS[name] is _ditic:
         options = _for_codec(name, options)
         if options.weights is None and name != SHIPPED_CODEC:
@@ -101,22 +104,21 @@ def _ditic(name: str, options: CodecOptions) -> Codec:
     from pipeline.codecs.ditic.codec import DiTICCodec
     from pipeline.codecs.ditic.device import choose_device
 
-    return DiTICCodec.load(_ditic_weights(name, options), device=choose_device(options.device), runtime=options.runtime)
+    weights = _ditic_weights(name, options)
+    return DiTICCodec.load(weights, device=choose_device(options.device), runtime=options.runtime, quality=options.quality)
 
 
 def _ditic_weights(name: str, options: CodecOptions) -> Path:
     """File of the weights, once the options are such as a DiT-IC can take."""
     from pipeline.codecs.ditic import checkpoint
 
-    if options.quality is not None:
-        raise SettingError(f"{name} codes at one quality; leave --quality out, or choose a classical codec")
     if options.weights is None:
         if name == SHIPPED_CODEC:
             return checkpoint.SHIPPED
         raise SettingError(
             f"{name} needs --weights FILE: its weights do not come with this program; `photoark import-weights` makes the file"
         )
-    held = checkpoint.codec_name(options.weights)
+    held = checkpoint.config_of(options.weights).name
     if held != name:
         raise SettingError(f"--weights {options.weights} holds weights of {held}, not of {name}")
     return options.weights
@@ -126,7 +128,7 @@ def _for_codec(name: str, options: CodecOptions) -> CodecOptions:
     """Without weights of another codec: an archive may hold streams of several, and one file is named for them all."""
     from pipeline.codecs.ditic import checkpoint
 
-    if options.weights is not None and checkpoint.codec_name(options.weights) != name:
+    if options.weights is not None and checkpoint.config_of(options.weights).name != name:
         return replace(options, weights=None)
     return options
 

@@ -2,7 +2,7 @@
 
     offset  size  field
     0       2     magic, "PA"
-    2       1     version, 1
+    2       1     version, 2 (low 5 bits), and quality less one (high 3 bits), of the rates that the weights have
     3       1     codec id (high 5 bits) and arithmetic id (low 3 bits)
     4       8     fingerprint of the weights
     12      1-4   width, LEB128, 1 .. 2^24 - 1
@@ -24,7 +24,8 @@ from pipeline.entropy.tables import Int32Array
 from pipeline.errors import CorruptStreamError, UnknownModelError
 
 MAGIC = b"PA"
-VERSION = 1
+VERSION = 2
+"""Version 1 had no quality, and no weights that are shipped wrote it."""
 MAX_SIDE = (1 << 24) - 1
 """Largest width or height, pixels."""
 CODEC_IDS = {"ditic": 1, "ditic-small": 2, "sodec": 3, "ditic-tiny": 31}
@@ -44,6 +45,8 @@ class Header:
     """`exact-1`: integers, the same everywhere. `float`: streams of the official release."""
     model: str
     """Fingerprint of the weights, 16 hex digits."""
+    quality: int
+    """1 to 8, from the lowest rate."""
     width: int
     """Pixels."""
     height: int
@@ -67,8 +70,8 @@ def unpack(stream: bytes) -> tuple[Header, bytes]:
         raise CorruptStreamError("the bytes are no photoark bitstream")
     if len(stream) < 18:
         raise CorruptStreamError("the bitstream is cut short")
-    if stream[2] != VERSION:
-        raise UnknownModelError(f"the bitstream is of version {stream[2]}; this program reads version {VERSION}: update it")
+    if stream[2] & 31 != VERSION:
+        raise UnknownModelError(f"the bitstream is of version {stream[2] & 31}; this program reads version {VERSION}")
     codec, arithmetic = _CODECS.get(stream[3] >> 3), _ARITHMETICS.get(stream[3] & 7)
     if codec is None or arithmetic is None:
         raise UnknownModelError(f"the bitstream is of an unknown codec ({stream[3]}): update this program")
@@ -81,6 +84,7 @@ def unpack(stream: bytes) -> tuple[Header, bytes]:
         codec=codec,
         arithmetic=arithmetic,
         model=stream[4:12].hex(),
+        quality=1 + (stream[2] >> 5),
         width=width,
         height=height,
         checksum=int.from_bytes(stream[offset : offset + 4], "little"),
@@ -101,7 +105,10 @@ def _prefix(header: Header) -> bytes:
     fingerprint = bytes.fromhex(header.model)
     if len(fingerprint) != 8:
         raise ValueError("a fingerprint has 16 hex digits")
-    return MAGIC + bytes((VERSION, kind)) + fingerprint + _varint(header.width) + _varint(header.height)
+    if not 1 <= header.quality <= 8:
+        raise ValueError("a quality must be in 1..8")
+    version = header.quality - 1 << 5 | VERSION
+    return MAGIC + bytes((version, kind)) + fingerprint + _varint(header.width) + _varint(header.height)
 
 
 def _varint(value: int) -> bytes:

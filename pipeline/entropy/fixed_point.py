@@ -1,13 +1,15 @@
 """Integer twins of network layers: the same result on every machine, in every batch and order of summation.
 
-A `Fixed` is integers in a float64 tensor with a power-of-two scale. Sums of products of 16-bit integers stay under 2^53,
-so float64 arithmetic on them is exact whatever the order; each convolution is rounded, which absorbs a kernel that works
-in a transform domain. Activations are tables of 65,536 int16 entries. No exp, erf or tanh runs here.
+A `Fixed` is integers in a float32 tensor with a power-of-two scale: 16 bits each, 11 where they enter a narrow convolution.
+The weights of such a convolution take as many bits as keep every sum of its products under 2^24, so that float32 arithmetic on
+them is exact whatever the order. A layer that is too wide for that, or whose kernel could be computed in a transform domain,
+takes 16-bit operands and float64, whose sums stay under 2^53; each is rounded, which absorbs such a kernel. Activations are
+tables of 65,536 int16 entries. No exp, erf or tanh runs here.
 
     freeze:  observe(module) over calibration photos, then convert(module) -> specs and integer tensors, to be stored
     load:    restore(module, specs, tensors) puts the integer twin in the place of each leaf
 
-Values outside the 16-bit range saturate, identically everywhere.
+Values outside their range saturate, identically everywhere.
 """
 
 from __future__ import annotations
@@ -23,10 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, SettingError
 
 LIMIT = 32767
-"""Largest magnitude of an activation or a weight."""
+"""Largest magnitude of a value or a weight."""
+NARROW_LIMIT = 1023
+"""Largest magnitude of what enters a convolution in float32."""
+MIN_WEIGHT = 32
+"""Least magnitude that the largest weight of each output channel must have for a convolution in float32."""
+MAX_EXTRA_BITS = 7
+"""By how many fraction bits the terms of a sum may be finer than the sum."""
 MAX_FRACTION_BITS = 14
 MAX_WEIGHT_FRACTION_BITS = 24
 HEADROOM = 1.5
@@ -52,70 +60,57 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Integers `values` (float64, |value| <= 32767) that stand for values * 2^-fraction_bits."""
+    """Integers `values` that stand for values * 2^-fraction_bits."""
 
-    values: Tensor  # B x C x h x w, float64 holding integers
+    values: Tensor  # B x C x h x w, float32 holding integers
     fraction_bits: int
+    limit: int = LIMIT
+    """Largest magnitude that `values` can have."""
 
     @classmethod
     def from_integers(cls, integers: Tensor, fraction_bits: int) -> Fixed:
         """Whole numbers (any dtype) at the given scale, saturated."""
-        return cls.saturated(integers.double() * 2.0**fraction_bits, fraction_bits)
+        return cls.saturated(integers.float() * 2.0**fraction_bits, fraction_bits)
 
     @classmethod
     def saturated(cls, values: Tensor, fraction_bits: int) -> Fixed:
-        """`values` (float64, whole) as they are, cut to 16 bits."""
-        return cls(_saturate(values), fraction_bits)
+        """`values` (whole) as they are, cut to 16 bits."""
+        return cls(values.float().clamp(-LIMIT, LIMIT), fraction_bits)
 
     def to_float(self) -> Tensor:
         """Real values, float32."""
-        return (self.values * 2.0**-self.fraction_bits).float()
+        return self.values * 2.0**-self.fraction_bits
 
-    def rescale(self, fraction_bits: int) -> Fixed:
+    def rescale(self, fraction_bits: int, limit: int = LIMIT) -> Fixed:
         """The same real values at another scale, rounded half up and saturated."""
-        if fraction_bits == self.fraction_bits:
+        if fraction_bits == self.fraction_bits and self.limit <= limit:
             return self
-        return Fixed(_round_shift(self.values, self.fraction_bits - fraction_bits), fraction_bits)
+        values = (self.values * 2.0 ** (fraction_bits - self.fraction_bits)).add_(0.5).floor_()
+        return Fixed(values.clamp_(-limit, limit), fraction_bits, limit)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Fixed:
+        """`function` of the integers, which must only move them about."""
+        return Fixed(function(self.values), self.fraction_bits, self.limit)
 
     @property
     def shape(self) -> torch.Size:
         return self.values.shape
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
-
     def chunk(self, chunks: int, dim: int) -> list[Fixed]:
-        return [Fixed(part, self.fraction_bits) for part in self.values.chunk(chunks, dim)]
+        return [Fixed(part, self.fraction_bits, self.limit) for part in self.values.chunk(chunks, dim)]
 
     def split(self, size: int, dim: int) -> list[Fixed]:
-        return [Fixed(part, self.fraction_bits) for part in self.values.split(size, dim)]
-
-    @classmethod
-    def concat(cls, parts: Sequence[Fixed], dim: int) -> Fixed:
-        """Inverse of `split`."""
-        return cls(torch.cat([part.values for part in parts], dim), parts[0].fraction_bits)
-
-    def repeat(self, *sizes: int) -> Fixed:
-        return Fixed(self.values.repeat(*sizes), self.fraction_bits)
-
-    def __mul__(self, mask: Tensor) -> Fixed:
-        """By a mask of zeros and ones."""
-        return Fixed(self.values * mask, self.fraction_bits)
+        return [Fixed(part, self.fraction_bits, self.limit) for part in self.values.split(size, dim)]
 
     def __add__(self, other: Fixed) -> Fixed:
         """Sum at one scale, which both must have."""
         if self.fraction_bits != other.fraction_bits:
             raise ValueError("terms of a sum must share one scale; use a FixedAdd leaf")
-        return Fixed(_saturate(self.values + other.values), self.fraction_bits)
+        return Fixed((self.values + other.values).clamp_(-LIMIT, LIMIT), self.fraction_bits)
 
 
 class FixedConv2d(nn.Module):
-    """Convolution: int16 weights with a scale per output channel, an exact accumulator, one requantisation."""
+    """Convolution: integer weights with a scale per output channel, an exact accumulator, one requantisation."""
 
     weight: Tensor
     bias: Tensor
@@ -124,24 +119,36 @@ class FixedConv2d(nn.Module):
     def __init__(self, spec: Spec, weight: Tensor, weight_bits: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.spec = spec
-        self.in_bits, self.out_bits = int(spec["in_bits"]), int(spec["out_bits"])
+        self.in_bits, self.out_bits, self.in_limit = int(spec["in_bits"]), int(spec["out_bits"]), int(spec["in_limit"])
         self.stride, self.padding, self.groups = spec["stride"], spec["padding"], spec["groups"]
-        fan_in = weight[0].numel()
-        if fan_in * LIMIT * LIMIT + float(bias.abs().max()) >= 2.0**52:
-            raise CheckpointError("a fixed-point layer is too wide for an exact float64 accumulator")
         shift = self.in_bits + weight_bits.double() - self.out_bits
-        self.register_buffer("weight", weight.double(), persistent=False)
-        self.register_buffer("bias", bias.double().view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.exp2(-shift).view(1, -1, 1, 1), persistent=False)
+        # Half of what the shift drops: the floor then rounds half up.
+        bias = bias.double() + torch.where(shift > 0, torch.exp2(shift - 1), 0.0)
+        bound = float((self.in_limit * weight.double().abs().flatten(1).sum(1) + bias.abs()).max())
+        self.pointwise = weight.shape[2:] == (1, 1) and self.groups == 1 and self.stride == 1
+        self.dtype = torch.float32 if bound < 2.0**24 and (self.pointwise or self.groups > 1) else torch.float64
+        if bound >= 2.0**52:
+            raise CheckpointError("a fixed-point layer is too wide for an exact float64 accumulator")
+        shape = (-1,) if self.pointwise else (-1, 1, 1)
+        weight = weight.flatten(1) if self.pointwise else weight
+        self.register_buffer("weight", weight.to(self.dtype), persistent=False)
+        self.register_buffer("bias", bias.to(self.dtype).view(shape), persistent=False)
+        self.register_buffer("scale", torch.exp2(-shift).to(self.dtype).view(shape), persistent=False)
 
     def forward(self, x: Fixed) -> Fixed:
-        values = x.rescale(self.in_bits).values
+        values = x.rescale(self.in_bits, self.in_limit).values.to(self.dtype)
+        if self.pointwise:
+            # As products of matrices, channels last: a convolution would copy its input first.
+            return self._requantised(F.linear(values.permute(0, 2, 3, 1), self.weight, self.bias)).map(_channels_first)
         if self.groups == 1:
-            acc = F.conv2d(values, self.weight, stride=self.stride, padding=self.padding)
-        else:
-            acc = _depthwise(values, self.weight, self.padding)
+            return self._requantised(
+                F.conv2d(values, self.weight, stride=self.stride, padding=self.padding).round_().add_(self.bias)
+            )
+        return self._requantised(_depthwise(values, self.weight, self.padding).add_(self.bias))
+
+    def _requantised(self, acc: Tensor) -> Fixed:
         # In place: the accumulator is nobody else's.
-        return Fixed(_saturate_(acc.round_().add_(self.bias).mul_(self.scale).add_(0.5).floor_()), self.out_bits)
+        return Fixed(acc.mul_(self.scale).floor_().clamp_(-LIMIT, LIMIT).float(), self.out_bits)
 
 
 class FixedTable(nn.Module):
@@ -152,12 +159,14 @@ class FixedTable(nn.Module):
     def __init__(self, spec: Spec, table: Tensor) -> None:
         super().__init__()
         self.spec = spec
-        self.in_bits, self.out_bits = int(spec["in_bits"]), int(spec["out_bits"])
-        self.register_buffer("table", table.double(), persistent=False)
+        self.in_bits, self.out_bits, self.limit = int(spec["in_bits"]), int(spec["out_bits"]), int(spec["limit"])
+        self.register_buffer("table", table.float(), persistent=False)
 
     def forward(self, x: Fixed) -> Fixed:
-        index = x.rescale(self.in_bits).values.to(torch.int32).add_(LIMIT + 1)
-        return Fixed(self.table.index_select(0, index.flatten()).view_as(index), self.out_bits)
+        # Channels last, as convolutions leave them: nothing is copied to look up a row of indices.
+        index = x.rescale(self.in_bits).values.permute(0, 2, 3, 1).to(torch.int32).add_(LIMIT + 1)
+        values = self.table.index_select(0, index.flatten()).view_as(index)
+        return Fixed(_channels_first(values), self.out_bits, self.limit)
 
 
 class FixedAdd(nn.Module):
@@ -166,20 +175,25 @@ class FixedAdd(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.out_bits = int(spec["out_bits"])
+        self.out_bits, self.limit = int(spec["out_bits"]), int(spec["limit"])
 
     def forward(self, a: Fixed, b: Fixed) -> Fixed:
-        total = a.values * 2.0 ** (self.out_bits - a.fraction_bits)
-        total.add_(b.values, alpha=2.0 ** (self.out_bits - b.fraction_bits))
-        return Fixed(_saturate_(total.add_(0.5).floor_()), self.out_bits)
+        # Finer operands would make sums of more than the 24 bits that float32 has.
+        a, b = (x.rescale(min(x.fraction_bits, self.out_bits + MAX_EXTRA_BITS)) for x in (a, b))
+        if a.fraction_bits < b.fraction_bits:
+            a, b = b, a
+        total = torch.add(a.values, b.values, alpha=2.0 ** (a.fraction_bits - b.fraction_bits))
+        if a.fraction_bits != self.out_bits:
+            total.mul_(2.0 ** (self.out_bits - a.fraction_bits)).add_(0.5).floor_()
+        return Fixed(total.clamp_(-self.limit, self.limit), self.out_bits, self.limit)
 
 
 class FixedConcat(FixedAdd):
     """Concatenation along channels, at one scale."""
 
     def forward(self, a: Fixed, b: Fixed) -> Fixed:
-        bits = self.out_bits
-        return Fixed(torch.cat((a.rescale(bits).values, b.rescale(bits).values), dim=1), bits)
+        parts = [x.rescale(self.out_bits, self.limit).values for x in (a, b)]
+        return Fixed(torch.cat(parts, dim=1), self.out_bits, self.limit)
 
 
 class FixedIdentity(nn.Module):
@@ -202,7 +216,17 @@ class FixedShuffle(nn.PixelShuffle):
         self.spec = spec
 
     def forward(self, x: Fixed) -> Fixed:  # type: ignore[override]
-        return Fixed(super().forward(x.values), x.fraction_bits)
+        return x.map(super().forward)
+
+
+def require_exact_float32() -> None:
+    """Check that this process lets float32 products be what they are.
+
+    Raises:
+        SettingError: they are set to run in fewer bits, which would write streams that nobody can read.
+    """
+    if torch.get_float32_matmul_precision() != "highest":
+        raise SettingError('exact streams need torch.set_float32_matmul_precision("highest"), which is the default')
 
 
 def leaves(module: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
@@ -243,13 +267,15 @@ def convert(
     *,
     kinds: Mapping[type[nn.Module], str],
     activations: Mapping[str, Activation],
+    narrow: Mapping[str, str],
     out_bits: Mapping[str, int],
 ) -> tuple[dict[str, Spec], dict[str, Tensor]]:
     """Specs and integer tensors of every leaf, ready to be stored and given to `restore`.
 
     Args:
         ranges: from `observe`.
-        kinds: leaf class -> "conv", "add", "concat", "identity", "shuffle", or a key of `activations`.
+        kinds: leaf class -> "conv", "add", "concat", "identity", "shuffle", or a key of `activations` or `narrow`.
+        narrow: kind -> "add" or "concat", of leaves that nothing but convolutions read: their results take 11 bits.
         out_bits: leaf path -> fraction bits of its output, where leaves must share a scale; others follow `ranges`.
     """
     specs: dict[str, Spec] = {}
@@ -259,27 +285,23 @@ def convert(
         largest_in, largest_out = ranges[path]
         bits = out_bits.get(path, fraction_bits(largest_out))
         if isinstance(leaf, nn.Conv2d):
-            specs[path] = {
-                "kind": kind,
-                "in_bits": fraction_bits(largest_in),
-                "out_bits": bits,
-                "stride": leaf.stride[0],
-                "padding": int(leaf.padding[0]),
-                "groups": leaf.groups,
-            }
-            tensors.update(_quantise_conv(path, leaf, fraction_bits(largest_in)))
+            specs[path], integers = _quantise_conv(leaf, largest_in, bits)
+            tensors.update({f"{path}.{name}": value for name, value in integers.items()})
         elif isinstance(leaf, nn.PixelShuffle):
             specs[path] = {"kind": kind, "factor": leaf.upscale_factor}
         elif kind in activations:
             activation = activations[kind]
             # Multiples of four only: fewer tables to store, each 128 KiB, for at most three bits of precision.
             in_bits = fraction_bits(largest_in) // 4 * 4 if activation.in_bits is None else activation.in_bits
-            bits = in_bits if activation.out_bits is None else activation.out_bits
-            name = f"table.{kind}.{in_bits}"
-            specs[path] = {"kind": "table", "in_bits": in_bits, "out_bits": bits, "table": name}
-            tensors[name] = _tabulate(activation.function, in_bits, bits)
+            limit = NARROW_LIMIT if activation.out_bits is None else LIMIT
+            bits = fraction_bits(largest_out, limit) if activation.out_bits is None else activation.out_bits
+            name = f"table.{kind}.{in_bits}.{bits}"
+            specs[path] = {"kind": "table", "in_bits": in_bits, "out_bits": bits, "limit": limit, "table": name}
+            tensors[name] = _tabulate(activation.function, in_bits, bits, limit)
+        elif kind in narrow:
+            specs[path] = {"kind": narrow[kind], "out_bits": fraction_bits(largest_out, NARROW_LIMIT), "limit": NARROW_LIMIT}
         else:
-            specs[path] = {"kind": kind, "out_bits": bits}
+            specs[path] = {"kind": kind, "out_bits": bits, "limit": LIMIT}
     return specs, tensors
 
 
@@ -301,9 +323,9 @@ def restore(module: nn.Module, parts: Sequence[str], specs: Mapping[str, Spec], 
         setattr(module.get_submodule(parent), name, twin)
 
 
-def fraction_bits(largest: float) -> int:
-    """Fraction bits with which `HEADROOM` times the value `largest` still fits 16 bits."""
-    return min(MAX_FRACTION_BITS, math.floor(math.log2(LIMIT / max(HEADROOM * largest, 1e-9))))
+def fraction_bits(largest: float, limit: int = LIMIT) -> int:
+    """Fraction bits with which `HEADROOM` times the value `largest` still stays within `limit`."""
+    return min(MAX_FRACTION_BITS, math.floor(math.log2(limit / max(HEADROOM * largest, 1e-9))))
 
 
 def _twin(path: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -323,22 +345,46 @@ def _twin(path: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
     raise CheckpointError(f"{path}: unknown kind of fixed-point layer {spec['kind']!r}")
 
 
-def _quantise_conv(path: str, conv: nn.Conv2d, in_bits: int) -> dict[str, Tensor]:
+def _quantise_conv(conv: nn.Conv2d, largest_in: float, out_bits: int) -> tuple[Spec, dict[str, Tensor]]:
+    pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
+    spec = {
+        "kind": "conv", "out_bits": out_bits,
+        "stride": conv.stride[0], "padding": int(conv.padding[0]), "groups": conv.groups,
+    }  # fmt: skip
+    if pointwise or conv.groups > 1:
+        in_bits = fraction_bits(largest_in, NARROW_LIMIT)
+        integers = _integers(conv, in_bits, out_bits, NARROW_LIMIT, 2.0**24)
+        if (integers["weight"].abs().flatten(1).amax(1) >= MIN_WEIGHT).all():
+            return spec | {"in_bits": in_bits, "in_limit": NARROW_LIMIT}, integers
+    in_bits = fraction_bits(largest_in)
+    return spec | {"in_bits": in_bits, "in_limit": LIMIT}, _integers(conv, in_bits, out_bits, LIMIT, 2.0**52)
+
+
+def _integers(conv: nn.Conv2d, in_bits: int, out_bits: int, in_limit: int, bound: float) -> dict[str, Tensor]:
+    """Weights with as many bits in each output channel as keep the sums of products under `bound`."""
     weight = conv.weight.detach().double()
-    largest = weight.abs().flatten(1).amax(1).clamp(min=1e-9)
-    bits = torch.floor(torch.log2(LIMIT / largest)).clamp(max=MAX_WEIGHT_FRACTION_BITS)
-    integers = torch.round(weight * torch.exp2(bits).view(-1, 1, 1, 1))
     bias = torch.zeros(weight.shape[0]) if conv.bias is None else conv.bias.detach()
+    largest = weight.abs().flatten(1).amax(1).clamp(min=1e-9)
+    # Weights are rounded, which adds at most a half each; the bias, and half of what the output's shift drops, come on top.
+    extra = bias.abs().double() * 2.0**in_bits + 2.0 ** (in_bits - out_bits - 1)
+    sums = in_limit * weight.abs().flatten(1).sum(1) + extra
+    room = bound - in_limit * weight[0].numel() / 2 - 2.0
+    bits = torch.minimum(torch.log2(LIMIT / largest), torch.log2(room / sums)).floor().clamp(max=MAX_WEIGHT_FRACTION_BITS)
+    scale = torch.exp2(bits)
     return {
-        f"{path}.weight": integers.to(torch.int16),
-        f"{path}.weight_bits": bits.to(torch.int16),
-        f"{path}.bias": torch.round(bias.double() * torch.exp2(bits + in_bits)).to(torch.int64),
+        "weight": torch.round(weight * scale.view(-1, 1, 1, 1)).to(torch.int16),
+        "weight_bits": bits.to(torch.int16),
+        "bias": torch.round(bias.double() * scale * 2.0**in_bits).to(torch.int64),
     }
 
 
-def _tabulate(function: Callable[[Tensor], Tensor], in_bits: int, out_bits: int) -> Tensor:
+def _tabulate(function: Callable[[Tensor], Tensor], in_bits: int, out_bits: int, limit: int) -> Tensor:
     x = torch.arange(-LIMIT - 1, LIMIT + 1, dtype=torch.float64) * 2.0**-in_bits
-    return _saturate(torch.floor(function(x) * 2.0**out_bits + 0.5)).to(torch.int16)
+    return torch.floor(function(x) * 2.0**out_bits + 0.5).clamp(-limit, limit).to(torch.int16)
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
 
 
 def _depthwise(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -350,15 +396,3 @@ def _depthwise(x: Tensor, weight: Tensor, padding: int) -> Tensor:
     for i, j in np.ndindex(size, size):
         acc.addcmul_(padded[:, :, i : i + height, j : j + width], weight[:, 0, i, j].view(1, -1, 1, 1))
     return acc
-
-
-def _round_shift(values: Tensor, shift: int) -> Tensor:
-    return _saturate_((values * 2.0**-shift).add_(0.5).floor_())
-
-
-def _saturate(values: Tensor) -> Tensor:
-    return values.clamp(-LIMIT, LIMIT)
-
-
-def _saturate_(values: Tensor) -> Tensor:
-    return values.clamp_(-LIMIT, LIMIT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.exact import cdf_tables, quantise
-from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE, pack
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE, Packing
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.entropy.container import unpack
 from pipeline.entropy.encoder import encode_symbols
@@ -37,7 +38,7 @@ class FreezeReport:
     fingerprint: str
     num_photos: int
     float_bpp: float
-    """Payloads when the float entropy model chooses symbols and CDF rows."""
+    """Payloads, over all qualities, when the float entropy model chooses symbols and CDF rows."""
     exact_bpp: float
     """Payloads of the exact codec."""
     stream_bpp: float
@@ -91,9 +92,10 @@ def freeze_model(
         model.codec.gaussian_conditional.update()
     tables = cdf_tables(model.codec)
     float_bytes, largest_z = 0, 0.0
+    qualities = range(model.config.latent.num_qualities)
     with observe(model.codec, ENTROPY_PATH) as ranges:
-        for photo in calibration:
-            num_bytes, z = _float_bytes(model, photo, tables)
+        for photo, quality in product(calibration, qualities):
+            num_bytes, z = _float_bytes(model, photo, quality, tables)
             float_bytes += num_bytes
             largest_z = max(largest_z, float(z.abs().max()))
     specs, tensors = quantise(model.codec, ranges, largest_z)
@@ -101,9 +103,9 @@ def freeze_model(
     fingerprint = checkpoint.save(target, model, specs, tensors, training, released=released)
     model.to("meta")
 
-    codec = DiTICCodec.load(target)
-    num_pixels = sum(photo.shape[0] * photo.shape[1] for photo in calibration)
-    streams = [codec.encode([photo])[0] for photo in calibration]
+    num_pixels = sum(photo.shape[0] * photo.shape[1] for photo in calibration) * len(qualities)
+    codecs = [DiTICCodec.load(target, quality=1 + quality) for quality in qualities]
+    streams = [codec.encode([photo])[0] for photo, codec in product(calibration, codecs)]
     exact_bytes = sum(len(unpack(stream)[1]) for stream in streams)
     return FreezeReport(
         fingerprint=fingerprint,
@@ -116,12 +118,13 @@ def freeze_model(
     )
 
 
-def _float_bytes(model: DiTIC, photo: NDArray[np.uint8], tables: CdfTables) -> tuple[int, Tensor]:
+def _float_bytes(model: DiTIC, photo: NDArray[np.uint8], quality: int, tables: CdfTables) -> tuple[int, Tensor]:
     """Payload of one photo when the float entropy model chooses symbols and CDF rows; and its z."""
     x = torch.from_numpy(pad(photo, model.config.multiple)).permute(2, 0, 1)[None].float() / 127.5 - 1
     codec = model.codec
-    y = codec.g_a(*model.analyse(x))
-    z = codec.h_a(y)
+    chosen = torch.tensor([quality])
+    y, z = codec.analyse(*model.analyse(x), codec.gain(chosen))
+    packing = Packing(y)
     medians = codec.z_medians().view(1, -1, 1, 1)
     z_symbols = torch.round(z - medians)
     z_rows = torch.arange(z.shape[1]).view(1, -1, 1, 1).expand_as(z) + len(SCALE_TABLE)
@@ -129,11 +132,11 @@ def _float_bytes(model: DiTIC, photo: NDArray[np.uint8], tables: CdfTables) -> t
     thresholds = torch.tensor(SCALE_TABLE[:-1])
 
     def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
-        rounded = torch.round(pack(y, k) - mean)
+        rounded = torch.round(packing.pack(y, k) - mean)
         symbols.append(rounded.flatten())
         rows.append(torch.bucketize(scale.contiguous(), thresholds).flatten())
         return rounded
 
-    codec.context_steps(codec.hyper_synthesis(z_symbols + medians), code)
+    codec.context_steps(codec.hyper_synthesis(z_symbols + medians), code, codec.scale_bias_of(chosen))
     coded, indexes = (torch.cat(part).to(torch.int32).numpy() for part in (symbols, rows))
     return len(encode_symbols(coded, indexes, tables)), z

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC, Output
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.data import load_photos, sample_crops
-from pipeline.training.losses import distortion, rate_distortion
+from pipeline.training.losses import rate_distortion
 from pipeline.training.optimizer import MuonAdamW
 from pipeline.training.warm_start import suits, warm_start
 
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
+RATE_WEIGHTS = (0.2, 0.09, 0.042, 0.02)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +44,18 @@ class TrainConfig:
     num_steps: int = 10_000
     """Total, those of earlier runs counted in."""
     batch_size: int = 16
-    crop_size: int = 128
+    crop_size: int = 192
     """Pixels a side; a multiple of the model's padding multiple."""
     learning_rate: float = 6e-4
     warmup_steps: int = 200
-    autoencoder_steps: int = 0
-    """First steps, in which the autoencoder learns alone: a latent worth coding is there before it is coded."""
     cooldown_share: float = 0.3
     """Part of `num_steps`, at the end, over which the learning rate falls to zero."""
-    rate_weight: float = 0.02
-    """Weight of bits per pixel against mean squared error on [-1, 1]."""
-    alignment_weight: float = 0.05
+    rate_weights: tuple[float, ...] | None = None
+    """Weight of bits per pixel of each quality, from the lowest, against the distortion; None: as many of
+    `RATE_WEIGHTS`, from the last, as the model has qualities."""
+    ms_ssim_weight: float = 0.08
+    """Weight of 1 - MS-SSIM against the mean squared error on [-1, 1]."""
+    alignment_weight: float = 0.0
     """Weight of the self-distillation term: what is decoded should be the latent that the encoder made."""
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
@@ -69,6 +71,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.num_steps, self.batch_size, self.crop_size, self.log_every, self.save_every) < 1:
             raise SettingError("steps, batch size and crop size must be at least 1")
+        if self.ms_ssim_weight and self.crop_size <= 160:
+            raise SettingError("MS-SSIM needs crops of more than 160 pixels a side")
         if not 0 <= self.cooldown_share <= 1:
             raise SettingError("cooldown_share is a share: between 0 and 1")
 
@@ -88,6 +92,10 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
     """
     if config.crop_size % model_config.multiple:
         raise SettingError(f"the crop size must be a multiple of {model_config.multiple} for {model_config.name}")
+    num_qualities = model_config.latent.num_qualities
+    config = replace(config, rate_weights=config.rate_weights or RATE_WEIGHTS[-num_qualities:])
+    if len(config.rate_weights or ()) != num_qualities:
+        raise SettingError(f"{model_config.name} codes at {num_qualities} rates: give each a rate weight")
     config.out.mkdir(parents=True, exist_ok=True)
     run = _Run(config, model_config)
     photos = load_photos(config.sources, min_side=config.crop_size)
@@ -98,9 +106,9 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
         # Seeded by the step: a resumed run draws what an unbroken one would have drawn.
         rng = np.random.default_rng((config.seed, run.step))
         torch.manual_seed(config.seed * 1_000_003 + run.step)
-        if run.step == config.autoencoder_steps > 0 and suits(model_config):
+        if run.step == 0 and suits(model_config):
             many = [sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng) for _ in range(16)]
-            log.info("the autoencoder is trained; quantising its latent in steps of %.3f", run.start_codec(many))
+            log.info("starting as a transform codec with steps of %.3f", run.start_as_transform_codec(many))
         crops = sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng)
         sums += run.update(torch.from_numpy(crops))
         if run.step % config.log_every == 0:
@@ -139,22 +147,17 @@ def load_trained(checkpoint: Path, *, averaged: bool = True) -> tuple[DiTIC, dic
     return model.eval(), {"step": state["step"], **state["run"]}
 
 
-def forward(model: DiTIC, x: Tensor, *, bf16: bool) -> Output:
+def forward(model: DiTIC, x: Tensor, quality: Tensor, *, bf16: bool) -> Output:
     """Training pass with the float networks in bfloat16 and the entropy model in float32."""
     device = x.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         lat, aux = model.analyse(x)
-    heads, coded = model.codec(lat.float(), aux.float())
+    coded = model.codec(lat.float(), None if aux is None else aux.float(), quality)
+    gain = model.codec.gain(quality)
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        x0 = model.denoise(heads)
+        x0 = model.denoise(*model.steer(coded.y_hat, coded.scales, gain))
         x_hat = model.render(x0)
     return Output(x_hat=x_hat.float(), lat=lat.float(), x0=x0.float(), coded=coded)
-
-
-def reconstruct(model: DiTIC, x: Tensor, *, bf16: bool) -> Tensor:
-    """x through the autoencoder alone, nothing coded."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-        return model.vae.decode(model.vae.encode(x, return_dict=False)[0], return_dict=False)[0].float()
 
 
 class _Run:
@@ -163,6 +166,7 @@ class _Run:
     def __init__(self, config: TrainConfig, model_config: DiTICConfig) -> None:
         self.config, self.model_config = config, model_config
         self.step = 0
+        self.rate_weights = torch.tensor(config.rate_weights or RATE_WEIGHTS, device=config.device)
         torch.manual_seed(config.seed)
         self.model = DiTIC(model_config).to(config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -174,12 +178,13 @@ class _Run:
     def update(self, crops: Tensor) -> np.ndarray:
         """One optimizer step over uint8 crops; returns loss, bits per pixel, PSNR in dB."""
         x = self._normalised(crops)
-        if self.step < self.config.autoencoder_steps:
-            loss = distortion(x, reconstruct(self.model, x, bf16=self.config.bf16))
-        else:
-            c = self.config
-            output = forward(self.model, x, bf16=c.bf16)
-            loss = rate_distortion(x, output, rate_weight=c.rate_weight, alignment_weight=c.alignment_weight)
+        c = self.config
+        quality = torch.randint(len(self.rate_weights), (len(x),)).to(c.device)
+        output = forward(self.model, x, quality, bf16=c.bf16)
+        loss = rate_distortion(
+            x, output, rate_weights=self.rate_weights[quality],
+            alignment_weight=c.alignment_weight, ms_ssim_weight=c.ms_ssim_weight,
+        )  # fmt: skip
         self.optimizer.zero_grad()
         loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.config.max_grad_norm)
@@ -190,9 +195,10 @@ class _Run:
         self.step += 1
         return np.array([loss.total.item(), loss.bpp.item(), loss.psnr])
 
-    def start_codec(self, batches: Sequence[np.ndarray]) -> float:
-        """Make the latent codec a transform codec of the autoencoder that is there; the average begins anew."""
-        step = warm_start(self.model, [self._normalised(torch.from_numpy(crops)) for crops in batches])
+    def start_as_transform_codec(self, batches: Sequence[np.ndarray]) -> float:
+        """Make the model a transform codec of crops like these; the average begins anew. Returns the quantisation step."""
+        xs = [self._normalised(torch.from_numpy(crops)) for crops in batches]
+        step = warm_start(self.model, xs, self.rate_weights.tolist())
         self.average.module.load_state_dict(self.model.state_dict())
         return step
 
@@ -209,7 +215,7 @@ class _Run:
     def save(self) -> None:
         state = {
             "model_config": self.model_config.to_dict(),
-            "run": {k: v for k, v in asdict(self.config).items() if isinstance(v, int | float | str)},
+            "run": {k: v for k, v in asdict(self.config).items() if isinstance(v, int | float | str) or k == "rate_weights"},
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.average.module.state_dict(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import AutoencoderConfig, AuxEncoderConfig
-from pipeline.codecs.ditic.external import AttentionBlock, AutoencoderDC
+from pipeline.codecs.ditic.external import AttentionBlock, AutoencoderDC, DCUpBlock2d
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
@@ -20,7 +20,7 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
     block_types = ("ResBlock",) * config.num_convolutional_stages + ("EfficientViTBlock",) * num_attention
     multiscales = ((),) * config.num_convolutional_stages + ((5,),) * num_attention
     autoencoder = AutoencoderDC(
-        in_channels=3,
+        in_channels=3 * config.patch_size**2,
         latent_channels=config.latent_channels,
         attention_head_dim=config.attention_head_dim,
         encoder_block_types=block_types,
@@ -36,6 +36,8 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
         decoder_norm_types="rms_norm",
         decoder_act_fns="silu",
         scaling_factor=config.scaling_factor,
+        encoder_out_shortcut=not config.narrow,
+        decoder_in_shortcut=not config.narrow,
     )
     if config.narrow:
         _adapt_to_narrow(autoencoder)
@@ -45,10 +47,14 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
 def _adapt_to_narrow(autoencoder: AutoencoderDC) -> None:
     autoencoder.decoder.norm_out = nn.Identity()
     autoencoder.decoder.conv_act = nn.Identity()
-    # Every residual branch ends in an RMS norm: at weight 1 its noise would drown the shortcuts at first.
+    # An upsampling's shortcut would have to be taken away again by its convolution, at the price of half the bits of bfloat16.
+    for module in autoencoder.decoder.modules():
+        if isinstance(module, DCUpBlock2d):
+            module.shortcut = False
+    # Every residual branch ends in an RMS norm: at weight 1 its noise would drown high frequencies at first.
     for name, parameter in autoencoder.named_parameters():
         if name.endswith((".norm.weight", ".norm_out.weight")):
-            nn.init.constant_(parameter, 0.1)
+            nn.init.constant_(parameter, 0.01)
 
 
 class AuxEncoder(nn.Module):

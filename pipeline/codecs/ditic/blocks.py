@@ -3,8 +3,8 @@
     DCB(i, o)      x -> [adaptor 1x1 if i != o] -> t = x + dc(x) -> t + ffn(t) [-> + x]
                        dc:  1x1, WSiLU, depthwise 3x3, 1x1
                        ffn: 1x1 o-4o, WSiLU, halves added, 1x1 2o-o
-    Adapter(i, o)  three convolutions i-m-m-o, GELU between, m = (i + o) / 2
-    Upsample(i, o) 3x3 i-i, GELU, 1x1 i-4o, PixelShuffle 2
+    Adapter(i, o)  three convolutions i-m-m-o, GELU between, m = (i + o) / 2 if not given
+    Upsample(i, o) 3x3 (or as given) i-i, GELU, 1x1 i-4o, PixelShuffle 2
 
 Every arithmetic step is a leaf module (`nn.Conv2d`, `WSiLU`, `nn.GELU`, `Add`, ...), the leaves without weights too:
 `pipeline.entropy.fixed_point` puts an integer twin in the place of each leaf, and the same `forward` then runs on
@@ -13,9 +13,11 @@ integers. Names of submodules are those of the released checkpoints; aliases (`d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.entropy.fixed_point import Fixed
@@ -24,11 +26,26 @@ STRIP_POSITIONS = 1 << 15
 """Larger inputs pass a `FeedForward` in strips of about so many positions: its inner layers are four times as wide."""
 
 
+def joined(strips: Iterable[Any], height: int) -> Any:
+    """Strips of rows, tensors or `Fixed`, as one map of this height; each is dropped once it is in place."""
+    out, top, strip = None, 0, None
+    for strip in strips:
+        values = strip.values if isinstance(strip, Fixed) else strip
+        if out is None:
+            batch, channels, _, width = values.shape
+            out = values.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+        out[:, :, top : top + values.shape[2]] = values
+        top += values.shape[2]
+    assert out is not None
+    assert top == height
+    return strip.map(lambda _: out) if isinstance(strip, Fixed) else out
+
+
 class WSiLU(nn.Module):
     """x * sigmoid(4 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(4 * x)
+        return F.silu(4 * x, inplace=not torch.is_grad_enabled()).mul_(0.25)
 
 
 class HalfTanh(nn.Module):
@@ -43,6 +60,10 @@ class Add(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
+
+
+class Halves(Add):
+    """Sum of the two halves of a tensor's channels."""
 
 
 class Concat(nn.Module):
@@ -64,7 +85,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, channels: int) -> None:
         super().__init__(nn.Conv2d(channels, 4 * channels, 1), WSiLU(), nn.Conv2d(2 * channels, channels, 1))
-        self.halves = Add()
+        self.halves = Halves()
 
     def forward(self, x: Any) -> Any:
         # Every layer is pointwise, so that strips of rows give what the whole would give.
@@ -72,10 +93,7 @@ class FeedForward(nn.Sequential):
         num_strips = batch * height * width // STRIP_POSITIONS
         if self.training or num_strips < 2:
             return self._whole(x)
-        strips = [self._whole(strip) for strip in x.split(-(-height // num_strips), 2)]
-        if isinstance(x, Fixed):
-            return Fixed.concat(strips, 2)
-        return torch.cat(strips, dim=2)
+        return joined((self._whole(strip) for strip in x.split(-(-height // num_strips), 2)), height)
 
     def _whole(self, x: Any) -> Any:
         expand, activation, project = self[0], self[1], self[2]
@@ -154,10 +172,10 @@ class HyperUp(nn.Module):
 class Upsample(nn.Module):
     """B x i x h x w -> B x o x 2h x 2w."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3) -> None:
         super().__init__()
         self.up = nn.Sequential(
-            nn.Conv2d(in_channels, in_channels, 3, padding=1),
+            nn.Conv2d(in_channels, in_channels, kernel, padding=kernel // 2),
             nn.GELU(),
             nn.Conv2d(in_channels, 4 * out_channels, 1),
             nn.PixelShuffle(2),
@@ -171,9 +189,9 @@ class Upsample(nn.Module):
 class Adapter(nn.Module):
     """Three convolutions with GELU between: B x i x h x w -> B x o x h x w."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, middle: int | None = None) -> None:
         super().__init__()
-        middle = (in_channels + out_channels) // 2
+        middle = middle or (in_channels + out_channels) // 2
         self.branch1 = nn.Sequential(
             nn.Conv2d(in_channels, middle, kernel, padding=kernel // 2),
             nn.GELU(),

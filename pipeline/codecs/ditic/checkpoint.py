@@ -113,13 +113,13 @@ def load_float(path: Path) -> tuple[DiTIC, str]:
     return model.eval().requires_grad_(False), header["fingerprint"]
 
 
-def codec_name(path: Path) -> str:
-    """Name of the codec whose weights a frozen checkpoint holds; reads its header alone.
+def config_of(path: Path) -> DiTICConfig:
+    """Configuration of the model whose weights a frozen checkpoint holds; reads its header alone.
 
     Raises:
         CheckpointError: the file is missing or of another format.
     """
-    return DiTICConfig.from_dict(json.loads(_read_header(path)["config"])).name
+    return DiTICConfig.from_dict(json.loads(_read_header(path)["config"]))
 
 
 def check(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -47,18 +48,22 @@ class DiTICCodec:
         *,
         device: str = "cpu",
         runtime: Runtime = DEFAULT_RUNTIME,
+        quality: int | None = None,
         max_batch_pixels: int | None = None,
         workers: Workers | None = None,
     ) -> None:
         """Wrap a loaded checkpoint.
 
         Args:
+            quality: of `encode`, from 1, the lowest rate; None: the highest there is. Streams say their own.
             workers: of the device; None for new ones.
             max_batch_pixels: padded pixels that go through the networks at once; a larger photo goes alone. None: what is
                 fast on the device.
         """
         self.model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.entropy = loaded.entropy
+        self.num_qualities = loaded.model.config.latent.num_qualities
+        self.quality = loaded.model.config.check_quality(quality)
         self.device = torch.device(device)
         self.networks = Networks(self.model, dtype=choose_dtype(runtime.dtype, self.device), runtime=runtime)
         self.max_batch_pixels = max_batch_pixels or _BATCH_PIXELS[self.device.type]
@@ -68,17 +73,25 @@ class DiTICCodec:
         self.info = CodecInfo(name=config.name, model=loaded.fingerprint, multiple=config.multiple, generative=True)
 
     @classmethod
-    def load(cls, weights: Path | None = None, *, device: str = "cpu", runtime: Runtime = DEFAULT_RUNTIME) -> DiTICCodec:
+    def load(
+        cls,
+        weights: Path | None = None,
+        *,
+        device: str = "cpu",
+        runtime: Runtime = DEFAULT_RUNTIME,
+        quality: int | None = None,
+    ) -> DiTICCodec:
         """Load a frozen checkpoint; without `weights`, the small model that comes with the package.
 
         Raises:
+            SettingError: the model has no such quality.
             CheckpointError: the file is missing or damaged.
         """
         workers = _workers(torch.device(device), runtime)
 
         def make() -> DiTICCodec:
             loaded = checkpoint.load(weights or checkpoint.SHIPPED, device=device)
-            return cls(loaded, device=device, runtime=runtime, workers=workers)
+            return cls(loaded, device=device, runtime=runtime, quality=quality, workers=workers)
 
         return workers.solo(make)
 
@@ -116,11 +129,12 @@ class DiTICCodec:
     @torch.inference_mode()
     def _encode_group(self, images: Sequence[Pixels]) -> list[bytes]:
         padded = np.stack([pad(image, self.info.multiple) for image in images])
-        y, z = self.networks.analyse(padded, self.plan_for(padded.shape[2], padded.shape[1]))
-        coded = self.entropy.encode(y, z)
+        qualities = [self.quality - 1] * len(images)
+        y, z = self.networks.analyse(padded, qualities, self.plan_for(padded.shape[2], padded.shape[1]))
+        coded = self.entropy.encode(y, z, qualities)
         payloads = encode_batch(coded, self.entropy.tables, num_threads=1)
         return [
-            pack(self._header(image.shape[1], image.shape[0], [symbols]), payload)
+            pack(self._header(image.shape[1], image.shape[0], self.quality, [symbols]), payload)
             for image, (symbols, _), payload in zip(images, coded, payloads, strict=True)
         ]
 
@@ -128,7 +142,9 @@ class DiTICCodec:
     def _decode_group(self, opened: Sequence[tuple[Header, bytes]]) -> list[Pixels]:
         y_hat, scales = self.read(opened)
         factor = self.model.config.y_factor
-        pixels = self.networks.synthesise(y_hat, scales, self.plan_for(y_hat.shape[3] * factor, y_hat.shape[2] * factor))
+        qualities = [header.quality - 1 for header, _ in opened]
+        chosen = self.plan_for(y_hat.shape[3] * factor, y_hat.shape[2] * factor)
+        pixels = self.networks.synthesise(y_hat, scales, qualities, chosen)
         return [crop(p, h.width, h.height) for p, (h, _) in zip(pixels, opened, strict=True)]
 
     @torch.inference_mode()
@@ -136,10 +152,11 @@ class DiTICCodec:
         """y_hat and scales of streams of one padded shape, checked against their checksums."""
         decoders = [RansDecoder(payload, self.entropy.tables) for _, payload in opened]
         height, width = self._y_size(opened[0][0])
-        y_hat, scales, symbols = self.entropy.decode(decoders, height, width)
+        qualities = [header.quality - 1 for header, _ in opened]
+        y_hat, scales, symbols = self.entropy.decode(decoders, qualities, height, width)
         for decoder, (header, _), parts in zip(decoders, opened, symbols, strict=True):
             decoder.finish()
-            if self._header(header.width, header.height, parts).checksum != header.checksum:
+            if self._header(header.width, header.height, header.quality, parts).checksum != header.checksum:
                 raise CorruptStreamError("the symbols do not match their checksum; restore the archive from a copy")
         return y_hat, scales
 
@@ -157,6 +174,8 @@ class DiTICCodec:
             )
         if header.arithmetic != "exact-1":
             raise UnknownModelError(f"the stream was made in {header.arithmetic!r} arithmetic; this codec reads exact-1")
+        if header.quality > self.num_qualities:
+            raise CorruptStreamError(f"the bitstream claims quality {header.quality} of {self.num_qualities}")
         height, width = self._y_size(header)
         # No CDF codes a symbol in fewer bits than this: a size that the payload cannot fill is a lie.
         least_bits = self.entropy.num_symbols(height, width) * self._least_bits
@@ -164,13 +183,12 @@ class DiTICCodec:
             raise CorruptStreamError(f"{header.width} x {header.height} pixels cannot come from {len(payload)} bytes")
         return header, bytes(payload)
 
-    def _header(self, width: int, height: int, symbols: Sequence[np.ndarray]) -> Header:
-        model = self.info.model or ""
-        bare = Header(codec=self.info.name, arithmetic="exact-1", model=model, width=width, height=height, checksum=0)
-        return Header(
-            codec=bare.codec, arithmetic=bare.arithmetic, model=model, width=width, height=height,
-            checksum=symbols_checksum(bare, *symbols),
+    def _header(self, width: int, height: int, quality: int, symbols: Sequence[np.ndarray]) -> Header:
+        bare = Header(
+            codec=self.info.name, arithmetic="exact-1", model=self.info.model or "",
+            quality=quality, width=width, height=height, checksum=0,
         )  # fmt: skip
+        return replace(bare, checksum=symbols_checksum(bare, *symbols))
 
     def _y_size(self, header: Header) -> tuple[int, int]:
         width, height = padded_size(header.width, header.height, self.info.multiple)

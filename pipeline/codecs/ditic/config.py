@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, SettingError
 
 AUX_FACTOR = 16
 """The auxiliary encoder works at 1/16 of the photo's width and height (four stride-2 convolutions)."""
@@ -19,7 +19,9 @@ class AutoencoderConfig:
     """DC-AE (diffusers' `AutoencoderDC`)."""
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
-    """Channels at 1/1, 1/2, 1/4, ... of the photo; one entry more halves the latent once more."""
+    """Channels at 1/1, 1/2, 1/4, ... of what goes in; one entry more halves the latent once more."""
+    patch_size: int = 1
+    """Squares of so many pixels a side go in, and come out, as the channels of one position."""
     encoder_layers: tuple[int, ...] = (2, 2, 2, 3, 3, 3)
     decoder_layers: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
     num_convolutional_stages: int = 3
@@ -27,8 +29,9 @@ class AutoencoderConfig:
     latent_channels: int = 32
     attention_head_dim: int = 32
     narrow: bool = False
-    """For few channels, trained from nothing: upsampling by PixelShuffle, residual branches that start small, and no RMS norm
-    before the last convolution, which would discard the amplitude (18.5 dB instead of 22.5 after 240 steps)."""
+    """For few channels, trained from nothing: upsampling by PixelShuffle, residual branches that start at next to nothing, no
+    shortcuts around the convolutions beside the latent, and no RMS norm before the last convolution, which would discard the
+    amplitude (18.5 dB instead of 22.5 after 240 steps)."""
     scaling_factor: float = 0.41407
     """The latent is multiplied by it, for unit variance."""
 
@@ -39,7 +42,7 @@ class AutoencoderConfig:
     @property
     def factor(self) -> int:
         """Photo height over latent height."""
-        return 2 ** (len(self.block_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_channels) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,16 @@ class LatentCodecConfig:
     """Depth of the residual head."""
     adapter_kernel: int = 3
     """Kernel of the context model's adapters; 1 leaves spatial context to the depthwise convolutions."""
+    adapter_channels: int | None = None
+    """Width inside the adapters; None: the mean of what goes in and comes out."""
+    head_kernel: int = 3
+    """Kernel of the heads' first convolution; their last is always 3."""
+    head_channels: int | None = None
+    """Width of the mean and residual heads before their last convolution; None: y_channels."""
+    prompt_channels: int | None = None
+    """Channels of the prompt; None: y_channels."""
+    num_qualities: int = 1
+    """Rates that one set of weights codes at: y is multiplied by gains of its own for each (Cui et al., CVPR 2021)."""
     bottleneck_cdf_length: int = 23
     """Entries of the widest CDF of z, in a released checkpoint."""
 
@@ -98,6 +111,8 @@ class TransformerConfig:
     num_cross_heads: int = 16
     cross_head_dim: int = 72
     mlp_ratio: float = 2.5
+    patch_size: int = 1
+    """Squares of so many positions of the latent are one token."""
 
     def __post_init__(self) -> None:
         if self.num_heads * self.head_dim != self.num_cross_heads * self.cross_head_dim:
@@ -111,13 +126,14 @@ class DiTICConfig:
     name: str
     """Name in the codec registry."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    aux_encoder: AuxEncoderConfig = field(default_factory=AuxEncoderConfig)
+    aux_encoder: AuxEncoderConfig | None = field(default_factory=AuxEncoderConfig)
+    """What the frozen autoencoder misses; None where the autoencoder is trained with the codec and need miss nothing."""
     latent: LatentCodecConfig = field(default_factory=LatentCodecConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     def __post_init__(self) -> None:
-        if self.autoencoder.factor % AUX_FACTOR:
+        if self.aux_encoder is not None and self.autoencoder.factor % AUX_FACTOR:
             raise ValueError("the autoencoder must shrink by 16, 32, ... to meet the auxiliary encoder")
 
     @property
@@ -142,33 +158,39 @@ class DiTICConfig:
 
     @classmethod
     def small(cls) -> DiTICConfig:
-        """The shipped model: under 10 M parameters, any CPU. Its latent y lies at 1/32 of the photo, not 1/64."""
+        """The shipped model: any CPU, four rates. Its latent lies at 1/8 of the photo and y at 1/16, not at 1/32 and 1/64."""
         return cls(
             name="ditic-small",
             autoencoder=AutoencoderConfig(
-                block_channels=(24, 24, 48, 96, 192),
-                encoder_layers=(0, 1, 1, 1, 1),
-                decoder_layers=(0, 1, 2, 2, 1),
-                num_convolutional_stages=4,
+                patch_size=4,
+                block_channels=(48, 96),
+                encoder_layers=(0, 1),
+                decoder_layers=(1, 3),
+                num_convolutional_stages=2,
+                latent_channels=40,
                 narrow=True,
                 scaling_factor=1.0,
             ),
-            aux_encoder=AuxEncoderConfig(width=24, out_channels=48),
+            aux_encoder=None,
             latent=LatentCodecConfig(
-                y_channels=128,
+                y_channels=160,
                 z_channels=64,
                 lat_channels=64,
-                aux_channels=32,
-                context_channels=192,
+                context_channels=96,
                 scale_channels=64,
-                num_context_blocks=2,
-                num_head_blocks=2,
-                num_aux_blocks=2,
+                num_context_blocks=1,
+                num_head_blocks=1,
+                num_aux_blocks=1,
                 adapter_kernel=1,
+                adapter_channels=96,
+                head_kernel=1,
+                head_channels=64,
+                prompt_channels=64,
+                num_qualities=4,
                 bottleneck_cdf_length=0,
             ),
             condition=ConditionConfig(num_latent_tokens=12, num_learned_tokens=4, channels=128),
-            transformer=TransformerConfig(num_layers=4, num_heads=4, num_cross_heads=4, cross_head_dim=32),
+            transformer=TransformerConfig(num_layers=3, num_heads=4, num_cross_heads=4, cross_head_dim=32, patch_size=2),
         )
 
     @classmethod
@@ -203,6 +225,18 @@ class DiTICConfig:
             transformer=TransformerConfig(num_layers=1, num_heads=1, num_cross_heads=1, cross_head_dim=32),
         )
 
+    def check_quality(self, quality: int | None) -> int:
+        """`quality`, or the highest where it is None.
+
+        Raises:
+            SettingError: the model has no such quality.
+        """
+        highest = self.latent.num_qualities
+        if quality is not None and not 1 <= quality <= highest:
+            choice = f"one of 1 to {highest}, 1 the smallest files" if highest > 1 else "none: it codes at one rate"
+            raise SettingError(f"--quality {quality}: choose for {self.name} {choice}")
+        return highest if quality is None else quality
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists, for the checkpoint's header."""
         return asdict(self)
@@ -214,20 +248,18 @@ class DiTICConfig:
         Raises:
             CheckpointError: a field is missing, unknown or out of range.
         """
-        parts = {
+        parts: dict[str, Any] = {
             "autoencoder": AutoencoderConfig,
             "aux_encoder": AuxEncoderConfig,
             "latent": LatentCodecConfig,
             "condition": ConditionConfig,
             "transformer": TransformerConfig,
         }
+
+        def made(kind: Any, fields: dict[str, Any] | None) -> Any:
+            return fields and kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
         try:
-            return cls(
-                name=values["name"],
-                **{
-                    name: kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
-                    for name, kind in parts.items()
-                },
-            )
+            return cls(name=values["name"], **{name: made(kind, values[name]) for name, kind in parts.items()})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's model configuration is not one of DiT-IC: {error}") from error

@@ -17,10 +17,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.codecs.ditic.blocks import Add, Concat, HalfTanh, Identity, WSiLU
-from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec, pack, sum_of, unpack
+from pipeline.codecs.ditic.blocks import Add, Concat, HalfTanh, Halves, Identity, WSiLU
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec, Packing
 from pipeline.entropy.decoder import RansDecoder
-from pipeline.entropy.fixed_point import Activation, Fixed, Ranges, Spec, convert, fraction_bits, restore
+from pipeline.entropy.fixed_point import (
+    LIMIT,
+    Activation,
+    Fixed,
+    Ranges,
+    Spec,
+    convert,
+    fraction_bits,
+    require_exact_float32,
+    restore,
+)
 from pipeline.entropy.tables import CdfTables
 
 SYMBOL_LIMIT = 1 << 14
@@ -33,6 +43,7 @@ KINDS: dict[type[nn.Module], str] = {
     nn.GELU: "gelu",
     HalfTanh: "half_tanh",
     Add: "add",
+    Halves: "halves",
     Concat: "concat",
     Identity: "identity",
 }
@@ -42,6 +53,9 @@ ACTIVATIONS = {
     # Saturates beyond +-8, where tanh is 1 to seven digits.
     "half_tanh": Activation(function=lambda x: 0.5 * torch.tanh(x), in_bits=12, out_bits=14),
 }
+
+NARROW = {"halves": "add", "concat": "concat"}
+"""Leaves that nothing but convolutions read."""
 
 Symbols = NDArray[np.int32]
 
@@ -61,36 +75,44 @@ class ExactEntropyModel:
         """
         restore(codec, ENTROPY_PATH, specs, tensors)
         self.codec = codec
+        codec.in_strips = True
         self.tables = CdfTables.from_arrays({name: tensors[f"cdf.{name}"].numpy() for name in ("cdfs", "starts", "offsets")})
         self.latent_bits = int(specs["to_latent"]["out_bits"])
         device = next(codec.parameters()).device
         self.z_bits = int(tensors["z.fraction_bits"])
-        self.z_medians = tensors["z.medians"].double().view(1, -1, 1, 1).to(device)
-        self.thresholds = tensors["scale_thresholds"].double().to(device)
+        self.z_medians = tensors["z.medians"].float().view(1, -1, 1, 1).to(device)
+        self.thresholds = tensors["scale_thresholds"].float().to(device)
+        self.scale_bias = tensors["scale_bias"].float()[:, :, None, None].to(device)
+        self.scale_bits = int(specs["adapter_out.0.branch1.4"]["out_bits"])
         codec.to(device)
 
-    def encode(self, y: Tensor, z: Tensor) -> list[tuple[Symbols, Symbols]]:
+    def encode(self, y: Tensor, z: Tensor, quality: Sequence[int]) -> list[tuple[Symbols, Symbols]]:
         """(symbols, CDF rows) of each photo of a batch, in stream order.
 
         Args:
             y: B x C x h x w, float.
             z: B x Z x h/4 x w/4, float.
+            quality: B integers from 0.
         """
-        z_symbols = _to_symbols(z.double() - self.z_medians * 2.0**-self.z_bits)
+        require_exact_float32()
+        z_symbols = _to_symbols(z - self.z_medians * 2.0**-self.z_bits)
         parts = [_flat(z_symbols)]
         rows = [self._z_rows(z_symbols.shape)]
 
         def code(k: int, mean: Fixed, scale: Fixed) -> Fixed:
-            symbols = _to_symbols(pack(y, k).double() - mean.values * 2.0**-mean.fraction_bits)
+            symbols = _to_symbols(packing.pack(y, k) - mean.to_float())
             parts.append(_flat(symbols))
             rows.append(self._y_rows(scale))
             return Fixed.from_integers(symbols, self.latent_bits)
 
-        self.codec.context_steps(self._base(z_symbols), code)
+        packing = Packing(y)
+        self.codec.context_steps(self._base(z_symbols), code, self._scale_bias(quality))
         symbols, indexes = np.concatenate(parts, axis=1), np.concatenate(rows, axis=1)
         return [(np.ascontiguousarray(symbols[i]), np.ascontiguousarray(indexes[i])) for i in range(len(symbols))]
 
-    def decode(self, decoders: Sequence[RansDecoder], height: int, width: int) -> tuple[Tensor, Tensor, list[list[Symbols]]]:
+    def decode(
+        self, decoders: Sequence[RansDecoder], quality: Sequence[int], height: int, width: int
+    ) -> tuple[Tensor, Tensor, list[list[Symbols]]]:
         """Inverse of `encode` for photos whose y is height x width.
 
         Returns:
@@ -99,6 +121,7 @@ class ExactEntropyModel:
         Raises:
             CorruptStreamError: a stream ends early or holds impossible values.
         """
+        require_exact_float32()
         batch, channels = len(decoders), self.z_medians.shape[1]
         z_shape = (batch, channels, height // 4, width // 4)
         symbols: list[list[Symbols]] = [[] for _ in decoders]
@@ -109,22 +132,26 @@ class ExactEntropyModel:
             stacked = np.stack([parts[-1] for parts in symbols])
             return torch.from_numpy(stacked).to(self.z_medians.device).view(shape)
 
-        scales: list[Tensor] = []
+        all_scales: list[Tensor] = []
 
         def code(k: int, mean: Fixed, scale: Fixed) -> Fixed:
-            scales.append(unpack(scale, k).to_float())
+            all_scales.append(scale.to_float())
             return Fixed.from_integers(read(self._y_rows(scale), tuple(scale.shape)), self.latent_bits)
 
-        y_hat = self.codec.context_steps(self._base(read(self._z_rows(z_shape), z_shape)), code)
-        return y_hat.to_float(), sum_of(scales), symbols
+        base = self._base(read(self._z_rows(z_shape), z_shape))
+        y_hat = self.codec.context_steps(base, code, self._scale_bias(quality)).to_float()
+        return y_hat, Packing(y_hat).unpack(all_scales), symbols
 
     def num_symbols(self, height: int, width: int) -> int:
         """Symbols of one photo whose y is height x width."""
         return self.codec.y_channels * height * width + self.z_medians.shape[1] * (height // 4) * (width // 4)
 
     def _base(self, z_symbols: Tensor) -> Fixed:
-        values = z_symbols.double() * 2.0**self.z_bits + self.z_medians
+        values = z_symbols.float() * 2.0**self.z_bits + self.z_medians
         return self.codec.hyper_synthesis(Fixed.saturated(values, self.z_bits))
+
+    def _scale_bias(self, quality: Sequence[int]) -> Fixed:
+        return Fixed(self.scale_bias[list(quality)], self.scale_bits)
 
     def _y_rows(self, scale: Fixed) -> Symbols:
         return _flat(torch.bucketize(scale.values.contiguous(), self.thresholds))
@@ -145,13 +172,16 @@ def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict
     Returns:
         Specs and tensors for `ExactEntropyModel`.
     """
+    scale_bias = codec.scale_bias_of(torch.arange(codec.num_qualities)).detach().flatten(1).double()
     latent_bits = fraction_bits(max(ranges["to_latent"][1], ranges["add_lrp"][1]))
     last = [f"adapter_out.{k}.branch1.4" for k in range(NUM_STEPS)]
-    scale_bits = fraction_bits(max(ranges[path][1] for path in last))
+    # Scales leave the network without the bias of their quality.
+    scale_bits = fraction_bits(max(ranges[path][1] for path in last) + float(scale_bias.abs().max()))
     shared = {"to_latent": latent_bits, "add_lrp": latent_bits, **dict.fromkeys(last, scale_bits)}
-    specs, tensors = convert(codec, ENTROPY_PATH, ranges, kinds=KINDS, activations=ACTIVATIONS, out_bits=shared)
+    specs, tensors = convert(codec, ENTROPY_PATH, ranges, kinds=KINDS, activations=ACTIVATIONS, narrow=NARROW, out_bits=shared)
 
     z_bits = fraction_bits(largest_z)
+    tensors["scale_bias"] = torch.round(scale_bias * 2.0**scale_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
     tensors["z.fraction_bits"] = torch.tensor(z_bits, dtype=torch.int16)
     tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).to(torch.int16)
     # A scale belongs to row i when exactly i entries of the table lie below it; the last row has no upper end.
@@ -171,7 +201,7 @@ def _tables_of(model: Any) -> CdfTables:
 
 
 def _to_symbols(values: Tensor) -> Tensor:
-    return torch.round(values).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).to(torch.int32)
+    return torch.round(values.float()).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT).to(torch.int32)
 
 
 def _flat(values: Tensor) -> Symbols:

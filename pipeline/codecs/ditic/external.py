@@ -24,12 +24,14 @@ with warnings.catch_warnings():
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
     from compressai.layers import AttentionBlock
     from diffusers import AutoencoderDC, SanaTransformer2DModel
+    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 __all__ = [
     "AttentionBlock",
     "AutoencoderDC",
+    "DCUpBlock2d",
     "BaseTunerLayer",
     "EntropyBottleneck",
     "GaussianConditional",

@@ -21,7 +21,7 @@ SIGMA0 = SHIFT * (TIMESTEP / 1000) / (1 + (SHIFT - 1) * TIMESTEP / 1000)
 
 
 def build_transformer(config: TransformerConfig, *, latent_channels: int, caption_channels: int) -> SanaTransformer2DModel:
-    """diffusers' `SanaTransformer2DModel` of these sizes: linear attention, no positional embedding, patch 1."""
+    """diffusers' `SanaTransformer2DModel` of these sizes: linear attention, no positional embedding."""
     return SanaTransformer2DModel(
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -35,7 +35,7 @@ def build_transformer(config: TransformerConfig, *, latent_channels: int, captio
         mlp_ratio=config.mlp_ratio,
         attention_bias=False,
         sample_size=32,
-        patch_size=1,
+        patch_size=config.patch_size,
         norm_elementwise_affine=False,
         norm_eps=1e-6,
     )

@@ -15,7 +15,7 @@ What the decoder needs before the last symbol (`h_s`, the adapters, `g_c`, `LRP`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from pipeline.codecs.ditic.blocks import (
     HyperUp,
     Identity,
     Upsample,
+    joined,
 )
 from pipeline.codecs.ditic.config import DiTICConfig, LatentCodecConfig
 from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
@@ -42,21 +43,14 @@ NUM_STEPS = 4
 SCALE_TABLE: tuple[float, ...] = tuple(np.exp(np.linspace(np.log(0.11), np.log(256), 64)).tolist())
 """Standard deviations of the 64 Gaussian CDFs."""
 
+STRIP_POSITIONS = 1 << 13
+"""Larger maps pass a step of the context model in strips of about so many positions."""
+
 ENTROPY_PATH = ("h_s", "adapter_in", "g_c", "adapter_out", "LRP", "to_latent", "concat", "lrp_tanh", "add_lrp")
 """Names of the submodules that the decoder runs before the last symbol is known."""
 
 # Cell positions (0,0), (0,1), (1,0), (1,1) are numbered 0..3; entry [k][g] is where step k codes channel group g.
 _POSITIONS = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heads:
-    """What the synthesis side makes of the decoded latent; h, w doubled."""
-
-    mean: Tensor  # B x 32 x 2h x 2w
-    logvar: Tensor  # B x 32 x 2h x 2w
-    residual: Tensor  # B x 32 x 2h x 2w
-    prompt: Tensor  # B x 320 x 2h x 2w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +71,8 @@ class LatentCodec(nn.Module):
         c = config.latent
         y, z = c.y_channels, c.z_channels
         self.y_channels = y
-        self.g_a = Analysis(c, config.autoencoder.latent_channels, config.aux_encoder.out_channels, config.aux_stride)
+        aux = (config.aux_encoder.out_channels, config.aux_stride) if config.aux_encoder else None
+        self.g_a = Analysis(c, config.autoencoder.latent_channels, aux)
         self.h_a = HyperAnalysis(y, z)
         self.h_s = HyperSynthesis(y, z)
         self.g_c = _Stack(
@@ -85,9 +80,20 @@ class LatentCodec(nn.Module):
             *(DCB(c.context_channels, c.context_channels) for _ in range(c.num_context_blocks)),
             nn.Conv2d(c.context_channels, c.context_channels, 1),
         )
-        self.adapter_in = _per_step(lambda: Adapter(y, c.context_channels, kernel=c.adapter_kernel))
-        self.adapter_out = _per_step(lambda: Adapter(c.context_channels, 2 * y, kernel=c.adapter_kernel))
-        self.LRP = _per_step(lambda: _Stack("block", Adapter(2 * y, y, kernel=c.adapter_kernel)))
+
+        def adapters(in_channels: int, out_channels: int) -> Iterator[Adapter]:
+            kernel, middle = c.adapter_kernel, c.adapter_channels
+            return (Adapter(in_channels, out_channels, kernel=kernel, middle=middle) for _ in range(NUM_STEPS))
+
+        self.adapter_in = nn.ModuleList(adapters(y, c.context_channels))
+        self.adapter_out = nn.ModuleList(adapters(c.context_channels, 2 * y))
+        self.LRP = nn.ModuleList(_Stack("block", adapter) for adapter in adapters(2 * y, y))
+        self.in_strips = False
+        """Whether large maps pass the context model in strips: for integers, whose sums do not depend on it."""
+        # Rows beyond its own that a strip needs: each 3x3 convolution reaches one further.
+        adapter_reach = 3 * (c.adapter_kernel // 2)
+        self._context_margin = 2 * adapter_reach + c.num_context_blocks
+        self._correction_margin = adapter_reach
         # Leaves without weights; each has a scale of its own once frozen.
         self.to_latent = Identity()
         self.concat = Concat()
@@ -95,71 +101,104 @@ class LatentCodec(nn.Module):
         self.add_lrp = Add()
 
         lat = config.autoencoder.latent_channels
-        self.g_s = _head(c.num_head_blocks, y, y, lat)
-        self.scale = _head(c.num_head_blocks, y, c.scale_channels, lat)
-        self.prompt = _head(c.num_head_blocks, y, y, y)
-        self.aux = _Stack("block", *(DCB(y, y) for _ in range(c.num_aux_blocks)), Upsample(y, y), _conv3x3(y, lat))
+        up, prompt = c.head_channels or y, c.prompt_channels or y
+        self.g_s = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, up, lat))
+        self.scale = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, c.scale_channels, lat))
+        self.prompt = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, prompt, prompt))
+        self.aux = _Stack("block", *_head(c, c.num_aux_blocks, up, lat))
+        if c.num_qualities > 1:
+            self.log_gain = nn.Parameter(torch.zeros(c.num_qualities, y))
+            self.scale_bias = nn.Parameter(torch.zeros(c.num_qualities, y))
 
         if config.autoencoder.narrow:
             with torch.no_grad():
                 # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
                 self.g_a.shrink.weight.mul_(10)
 
-        self.entropy_bottleneck = EntropyBottleneck(z)
+        # Ten times as wide as z is at first, its tables would take thousands of steps to shrink.
+        self.entropy_bottleneck = EntropyBottleneck(z, init_scale=1 if config.autoencoder.narrow else 10)
         self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
         if c.bottleneck_cdf_length:
             self._reserve_tables(z, c.bottleneck_cdf_length)
 
-    def forward(self, lat: Tensor, aux: Tensor) -> tuple[Heads, Coded]:
-        """Training pass: rounding with straight-through gradients, likelihoods under additive uniform noise."""
-        y = self.g_a(lat, aux)
-        z = self.h_a(y)
+    def forward(self, lat: Tensor, aux: Tensor | None, quality: Tensor) -> Coded:
+        """Training pass: rounding with straight-through gradients, likelihoods under additive uniform noise.
+
+        Args:
+            quality: B integers, 0 .. num_qualities - 1.
+        """
+        y, z = self.analyse(lat, aux, self.gain(quality))
         _, z_likelihoods = self.entropy_bottleneck(z)
         medians = self.z_medians().view(1, -1, 1, 1)
         base = self.hyper_synthesis(_round_straight_through(z - medians) + medians)
         scales: list[Tensor] = []
         likelihoods: list[Tensor] = []
+        packing = Packing(y)
 
         def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
-            packed = pack(y, k)
+            packed = packing.pack(y, k)
             likelihoods.append(self.gaussian_conditional(packed, scale, mean)[1])
-            scales.append(unpack(scale, k))
+            scales.append(scale)
             return _round_straight_through(packed - mean)
 
-        y_hat = self.context_steps(base, code)
-        coded = Coded(
-            y_hat=y_hat, scales=sum_of(scales), y_likelihoods=torch.cat(likelihoods, dim=1), z_likelihoods=z_likelihoods
-        )
-        return self.heads(y_hat, coded.scales), coded
+        y_hat = self.context_steps(base, code, self.scale_bias_of(quality))
+        all_scales, y_likelihoods = packing.unpack(scales), torch.cat(likelihoods, dim=1)
+        return Coded(y_hat=y_hat, scales=all_scales, y_likelihoods=y_likelihoods, z_likelihoods=z_likelihoods)
+
+    def gain(self, quality: Tensor) -> Tensor:
+        """What y is multiplied by before it is rounded, B x C x 1 x 1, for B qualities 0 .. num_qualities - 1."""
+        if not hasattr(self, "log_gain"):
+            return torch.ones(len(quality), 1, 1, 1, device=quality.device)
+        return self.log_gain[quality].exp()[:, :, None, None]
+
+    def scale_bias_of(self, quality: Tensor) -> Tensor:
+        """What is added to every scale, B x C x 1 x 1 (C is 1 where there is one quality)."""
+        if not hasattr(self, "scale_bias"):
+            return torch.zeros(len(quality), 1, 1, 1, device=quality.device)
+        return self.scale_bias[quality][:, :, None, None]
+
+    @property
+    def num_qualities(self) -> int:
+        """Rates that these weights code at."""
+        return len(self.log_gain) if hasattr(self, "log_gain") else 1
+
+    def analyse(self, lat: Tensor, aux: Tensor | None, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """y, multiplied by `gain`, and its z."""
+        y = self.g_a(lat, aux) * gain.to(lat.dtype)
+        return y, self.h_a(y)
 
     def hyper_synthesis(self, z_hat: Any) -> Any:
         """z_hat -> base; tensors, or `Fixed` once frozen."""
         return self.to_latent(self.h_s(z_hat))
 
-    def context_steps(self, base: Any, code: Callable[[int, Any, Any], Any]) -> Any:
+    def context_steps(self, base: Any, code: Callable[[int, Any, Any], Any], scale_bias: Any) -> Any:
         """The four steps of the context model; returns y_hat, B x 320 x h x w (tensor or `Fixed`, as `base` is).
 
         Args:
             base: output of `hyper_synthesis`.
             code: given (k, means, scales), each B x 80 x h x w, returns the symbols of step k in that shape: rounded from
                 y when encoding, read from the stream when decoding.
+            scale_bias: of each photo's quality.
         """
-        y_hat = None
+        packing = Packing(base)
         for k in range(NUM_STEPS):
-            mask = step_mask(k, base)
-            means, scales = self.adapter_out[k](self.g_c(self.adapter_in[k](base))).chunk(2, dim=1)
-            mean = pack(self.to_latent(means), k)
-            y_k = unpack(mean + code(k, mean, pack(scales, k)), k)
-            correction = self.lrp_tanh(self.LRP[k](self.concat(y_k, base)) * mask)
-            y_k = self.add_lrp(y_k, correction)
-            base = base * (1 - mask) + y_k
-            y_hat = y_k if y_hat is None else y_hat + y_k
-        return y_hat
 
-    def heads(self, y_hat: Tensor, scales: Tensor) -> Heads:
-        """Mean, log-variance, residual and prompt of the latent, at twice the height and width of `y_hat`."""
-        scales = scales.clamp(min=SCALE_TABLE[0])
-        return Heads(mean=self.g_s(y_hat), logvar=self.scale(scales), residual=self.aux(y_hat), prompt=self.prompt(y_hat))
+            def parameters(base: Any, k: int = k) -> tuple[Any, Any]:
+                packing = Packing(base)
+                means, scales = self.adapter_out[k](self.g_c(self.adapter_in[k](base))).chunk(2, dim=1)
+                return self.to_latent(packing.pack(means, k)), packing.pack(scales, k) + packing.pack(scale_bias, k)
+
+            def corrected(base: Any, y_k: Any, k: int = k) -> tuple[Any]:
+                packing = Packing(base)
+                correction = packing.pack(self.LRP[k](self.concat(packing.unpack_one(y_k, k), base)), k)
+                return (self.add_lrp(y_k, self.lrp_tanh(correction)),)
+
+            run = _in_strips if self.in_strips else _whole
+            mean, scale = run(parameters, base, margin=self._context_margin)
+            (y_k,) = run(corrected, base, mean + code(k, mean, scale), margin=self._correction_margin)
+            base = packing.put(base, y_k, k)
+        # Every place has been coded.
+        return base
 
     def z_medians(self) -> Tensor:
         """Centre of each channel of z, constant to the gradient (the auxiliary loss moves it)."""
@@ -180,11 +219,13 @@ class LatentCodec(nn.Module):
 class Analysis(nn.Module):
     """g_a: the autoencoder's latent and the auxiliary features -> y."""
 
-    def __init__(self, c: LatentCodecConfig, lat_channels: int, aux_channels: int, aux_stride: int) -> None:
+    def __init__(self, c: LatentCodecConfig, lat_channels: int, aux: tuple[int, int] | None) -> None:
+        """aux: channels and stride of the auxiliary features, if there are any."""
         super().__init__()
-        width = c.lat_channels + c.aux_channels
+        width = c.lat_channels + (c.aux_channels if aux else 0)
         self.pre1 = nn.Sequential(_conv3x3(lat_channels, c.lat_channels))
-        self.pre2 = nn.Sequential(Down3x3(aux_channels, c.aux_channels, stride=aux_stride))
+        if aux:
+            self.pre2 = nn.Sequential(Down3x3(aux[0], c.aux_channels, stride=aux[1]))
         y = c.y_channels
         down = Down3x3(width, y)
         self.analysis_transform = nn.Sequential(DCB(width, width), DCB(width, width), down, DCB(y, y), DCB(y, y))
@@ -196,8 +237,14 @@ class Analysis(nn.Module):
         assert isinstance(down, Down3x3)
         return down.down
 
-    def forward(self, lat: Tensor, aux: Tensor) -> Tensor:
-        return self.analysis_transform(torch.cat((self.pre1(lat), self.pre2(aux)), dim=1))
+    def forward(self, lat: Tensor, aux: Tensor | None) -> Tensor:
+        x = self.pre1(lat)
+        if aux is not None:
+            x = torch.cat((x, self.pre2(aux)), dim=1)
+        # One by one: called as a whole, the sequence would hold a large photo's x until its end.
+        for layer in self.analysis_transform:
+            x = layer(x)
+        return x
 
 
 class HyperAnalysis(nn.Module):
@@ -222,32 +269,89 @@ class HyperSynthesis(nn.Module):
         return self.increase(z_hat)
 
 
-def step_mask(k: int, like: Any) -> Tensor:
-    """1 where step k codes, 0 elsewhere: 1 x C x h x w, in the type and on the device of `like`."""
-    channels, height, width = like.shape[1:]
-    mask = torch.zeros(4, 2, 2, dtype=like.dtype, device=like.device)
-    for group, position in enumerate(_POSITIONS[k]):
-        mask[group, position // 2, position % 2] = 1
-    mask = mask.repeat(1, height // 2, width // 2).repeat_interleave(channels // 4, dim=0)
-    return mask.unsqueeze(0)
+def _in_strips(run: Callable[..., tuple[Any, ...]], *maps: Any, margin: int) -> tuple[Any, ...]:
+    """`run(*maps)`, of large maps in strips of rows, which stay in a cache and need little memory.
+
+    Args:
+        run: maps of one height -> maps of the same height.
+        maps: B x any x h x w, h even.
+        margin: rows above and below that a row of the result depends on.
+    """
+    batch, _, height, width = maps[0].shape
+    num_strips = batch * height * width // STRIP_POSITIONS
+    if num_strips < 2:
+        return run(*maps)
+    rows, margin = -(-height // num_strips // 2) * 2, -(-margin // 2) * 2  # even: the cells of `Packing` stay whole
+
+    def rows_of(maps: Sequence[Any], first: int, last: int) -> list[Any]:
+        return [_of(x, lambda values: values[:, :, first:last]) for x in maps]
+
+    strips = []
+    for top in range(0, height, rows):
+        first, last = max(0, top - margin), min(height, top + rows + margin)
+        strips.append(rows_of(run(*rows_of(maps, first, last)), top - first, min(height, top + rows) - first))
+    return tuple(joined(parts, height) for parts in zip(*strips, strict=True))
 
 
-def pack(x: Any, k: int) -> Any:
-    """What step k codes of x: B x C x h x w -> B x C/4 x h x w (one channel group at every position)."""
-    a, b, c, d = (x * step_mask(k, x)).chunk(4, dim=1)
-    return a + b + c + d
+def _whole(run: Callable[..., tuple[Any, ...]], *maps: Any, margin: int) -> tuple[Any, ...]:
+    return run(*maps)
 
 
-def unpack(x: Any, k: int) -> Any:
-    """Inverse of `pack`, zero where step k does not code: B x C/4 x h x w -> B x C x h x w."""
-    wide = x.repeat(1, 4, 1, 1)
-    return wide * step_mask(k, wide)
+class Packing:
+    """Between maps of C channels and what step k codes of them, one channel group at every position: C/4 channels.
+
+    Takes and returns tensors or `Fixed`.
+    """
+
+    def __init__(self, like: Any) -> None:
+        """For maps of the shape of `like`, B x C x h x w; h and w even."""
+        self.batch, self.channels, self.height, self.width = like.shape
+        self.group = self.channels // 4
+
+    def pack(self, x: Any, k: int) -> Any:
+        """B x C x h x w -> B x C/4 x h x w; B and h x w may be 1, for the same everywhere."""
+        return _of(x, lambda values: self._pack(values, k))
+
+    def put(self, x: Any, packed: Any, k: int) -> Any:
+        """x with `packed` where step k codes."""
+        return _of(x, lambda values: self._put(values.clone(), packed if isinstance(packed, Tensor) else packed.values, k))
+
+    def unpack_one(self, packed: Any, k: int) -> Any:
+        """Inverse of `pack`, zero where step k does not code."""
+        return _of(packed, lambda values: self._put(self._zeros(values), values, k))
+
+    def unpack(self, steps: Sequence[Tensor]) -> Tensor:
+        """What all four steps code, in its places."""
+        out = self._zeros(steps[0])
+        for k, packed in enumerate(steps):
+            out = self._put(out, packed, k)
+        return out
+
+    def _pack(self, x: Tensor, k: int) -> Tensor:
+        if x.shape[2:] != (self.height, self.width):
+            x = x.expand(-1, self.channels, self.height, self.width)
+        out = torch.empty((len(x), self.height, self.width, self.group), dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
+        for channels, rows, columns in self._places(k):
+            out[:, :, rows, columns] = x[:, channels, rows, columns]
+        return out
+
+    def _put(self, x: Tensor, packed: Tensor, k: int) -> Tensor:
+        for channels, rows, columns in self._places(k):
+            x[:, channels, rows, columns] = packed[:, :, rows, columns]
+        return x
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        shape = (self.batch, self.height, self.width, self.channels)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device).permute(0, 3, 1, 2)
+
+    def _places(self, k: int) -> Iterator[tuple[slice, slice, slice]]:
+        for group, position in enumerate(_POSITIONS[k]):
+            channels = slice(group * self.group, (group + 1) * self.group)
+            yield channels, slice(position // 2, None, 2), slice(position % 2, None, 2)
 
 
-def sum_of(parts: list[Any]) -> Any:
-    """Sum of the four steps' tensors."""
-    a, b, c, d = parts
-    return a + b + c + d
+def _of(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    return function(x) if isinstance(x, Tensor) else x.map(function)
 
 
 class _Stack(nn.Module):
@@ -262,13 +366,11 @@ class _Stack(nn.Module):
         return getattr(self, self.attribute)(x)
 
 
-def _head(num_blocks: int, channels: int, up_channels: int, out_channels: int) -> _Stack:
-    blocks = (DCB(channels, channels) for _ in range(num_blocks))
-    return _Stack("synthesis_transform", *blocks, Upsample(channels, up_channels), _conv3x3(up_channels, out_channels))
-
-
-def _per_step(make: Callable[[], nn.Module]) -> nn.ModuleList:
-    return nn.ModuleList(make() for _ in range(NUM_STEPS))
+def _head(c: LatentCodecConfig, num_blocks: int, up_channels: int, out_channels: int) -> Iterator[nn.Module]:
+    for _ in range(num_blocks):
+        yield DCB(c.y_channels, c.y_channels)
+    yield Upsample(c.y_channels, up_channels, kernel=c.head_kernel)
+    yield _conv3x3(up_channels, out_channels)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -78,11 +78,12 @@ def random_codec(config: DiTICConfig, *, device: str, runtime: Runtime) -> DiTIC
     codec.gaussian_conditional.update()
     with observe(codec, ENTROPY_PATH) as ranges:
         lat, aux = model.analyse(x)
-        y = codec.g_a(lat, aux)
+        quality = torch.zeros(1, dtype=torch.int64, device=device)
+        y, _ = codec.analyse(lat, aux, codec.gain(quality))
         # Random weights make latents near zero; spread, they become symbols of several values.
         spread = float(2 / y.std().clamp(min=1e-6))
         codec.g_a.analysis_transform[-1].ffn[2].weight.mul_(spread)
-        codec(lat, aux)
+        codec(lat, aux, quality)
     codec.to("cpu")
     specs, tensors = quantise(codec, ranges, 100.0)
     codec.to(device)
@@ -114,15 +115,15 @@ def _stages(codec: DiTICCodec, photo: Pixels, stream: bytes, repeats: int) -> di
 
     for _ in range(repeats + 1):
         with clock("encode", "autoencoder"):
-            lat, aux = networks.encode_pixels(padded, plan)
+            features = networks.encode_pixels(padded, plan)
         with clock("encode", "latent_codec"):
-            y, z = networks.encode_latents(lat, aux)
+            y, z = networks.encode_latents(features, [0])
         with clock("encode", "entropy"):
-            encode_batch(entropy.encode(y, z), entropy.tables, num_threads=1)
+            encode_batch(entropy.encode(y, z, [0]), entropy.tables, num_threads=1)
         with clock("decode", "entropy"):
             y_hat, scales = codec.read([codec.open(stream)])
         with clock("decode", "latent_codec"):
-            heads, condition = networks.decode_latents(y_hat, scales)
+            heads, condition = networks.decode_latents(y_hat, scales, [0])
         with clock("decode", "diffusion"):
             x0 = networks.denoise(heads, condition, plan)
         with clock("decode", "autoencoder"):
@@ -198,12 +199,13 @@ def work(config: DiTICConfig, dtype: torch.dtype, width: int, height: int) -> di
     x = torch.empty(1, 3, height, width, dtype=dtype, device="meta")
     shape = (1, config.latent.y_channels, height // config.y_factor, width // config.y_factor)
     y = torch.empty(shape, dtype=dtype, device="meta")
+    gain = torch.empty(1, 1, 1, 1, dtype=dtype, device="meta")
 
     def encode() -> None:
-        model.codec.h_a(model.codec.g_a(*model.analyse(x)))
+        model.codec.analyse(*model.analyse(x), gain)
 
     def decode() -> None:
-        model.render(model.denoise(model.codec.heads(y, y)).to(dtype))
+        model.render(model.denoise(*model.steer(y, y, gain)).to(dtype))
 
     return {"encode": _count(encode), "decode": _count(decode)}
 

@@ -11,13 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.autoencoder import AuxEncoder, build_autoencoder
 from pipeline.codecs.ditic.condition import Condition
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.flow import TIMESTEP, build_transformer, one_step
-from pipeline.codecs.ditic.latent_codec import Coded, Heads, LatentCodec
+from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, Coded, LatentCodec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """What the transformer starts from."""
+
+    mean: Tensor  # B x 32 x H/f x W/f
+    logvar: Tensor  # B x 32 x H/f x W/f
+    residual: Tensor  # B x 32 x H/f x W/f
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +52,38 @@ class DiTIC(nn.Module):
         self.vae = build_autoencoder(config.autoencoder)
         self.DiT = build_transformer(config.transformer, latent_channels=lat, caption_channels=config.condition.channels)
         self.codec = LatentCodec(config)
-        self.prompter = Condition(config.condition, config.latent.y_channels)
-        self.aux_codec = AuxEncoder(config.aux_encoder)
+        self.prompter = Condition(config.condition, config.latent.prompt_channels or config.latent.y_channels)
+        if config.aux_encoder is not None:
+            self.aux_codec = AuxEncoder(config.aux_encoder)
         self.register_buffer("timesteps", torch.full((1,), TIMESTEP, dtype=torch.int64))
 
-    def forward(self, x: Tensor) -> Output:
-        """Training pass over photos in [-1, 1], sides multiples of `config.multiple`."""
+    def forward(self, x: Tensor, quality: Tensor) -> Output:
+        """Training pass over B photos in [-1, 1], sides multiples of `config.multiple`, each at its quality."""
         lat, aux = self.analyse(x)
-        heads, coded = self.codec(lat, aux)
-        x0 = self.denoise(heads)
+        coded = self.codec(lat, aux, quality)
+        x0 = self.denoise(*self.steer(coded.y_hat, coded.scales, self.codec.gain(quality)))
         return Output(x_hat=self.render(x0), lat=lat, x0=x0, coded=coded)
 
-    def analyse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass."""
-        return self.vae.encode(x, return_dict=False)[0] * self.config.autoencoder.scaling_factor, self.aux_codec((x + 1) / 2)
+    def analyse(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass; no aux without its encoder."""
+        patches = F.pixel_unshuffle(x, self.config.autoencoder.patch_size)
+        lat = self.vae.encode(patches, return_dict=False)[0] * self.config.autoencoder.scaling_factor
+        return lat, None if self.config.aux_encoder is None else self.aux_codec((x + 1) / 2)
 
-    def denoise(self, heads: Heads) -> Tensor:
-        """Heads of the decoded latent -> x0, B x 32 x H/f x W/f (rows 9 to 11)."""
-        condition = self.prompter(heads.prompt)
+    def steer(self, y_hat: Tensor, scales: Tensor, gain: Tensor) -> tuple[Heads, Tensor]:
+        """Decoded latent -> what the transformer starts from, and its condition (rows 8 and 9)."""
+        # One after the other: of a large photo each of these takes gigabytes. The prompt is gone once it is pooled.
+        gain = gain.to(y_hat.dtype)
+        logvar = self.codec.scale(scales.clamp(min=SCALE_TABLE[0]) / gain)
+        y_hat = y_hat / gain
+        condition = self.prompter(self.codec.prompt(y_hat))
+        return Heads(mean=self.codec.g_s(y_hat), logvar=logvar, residual=self.codec.aux(y_hat)), condition
+
+    def denoise(self, heads: Heads, condition: Tensor) -> Tensor:
+        """x0, B x 32 x H/f x W/f (rows 10 and 11)."""
         return one_step(self.DiT, heads.mean, heads.logvar, heads.residual, condition, self.timesteps)
 
     def render(self, x0: Tensor) -> Tensor:
         """x0 -> x_hat, B x 3 x H x W, about [-1, 1] (row 12)."""
-        return self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]
+        patches = self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]
+        return F.pixel_shuffle(patches, self.config.autoencoder.patch_size)

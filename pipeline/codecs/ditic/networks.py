@@ -1,10 +1,10 @@
 """The float halves of DiT-IC on a device: photos -> y, z, and y_hat, scales -> photos; whole or in tiles.
 
-    analyse      photos --encode_pixels, in tiles--> lat, aux --encode_latents--> y, z
+    analyse      photos --encode_pixels, in tiles--> lat[, aux] --encode_latents--> y, z
     synthesise   y_hat, scales --decode_latents--> heads, condition --denoise, in tiles--> x0
                  x0 --decode_pixels, in tiles--> photos
 
-Photos are uint8, B x H x W x 3, padded.
+Photos are uint8, B x H x W x 3, padded. Qualities are B integers from 0, one a photo.
 
 The condition is computed once for the whole photo: its tokens depend on the layout. Symbols do not depend on anything here
 but the rounding of y and z, which only the encoder does.
@@ -12,7 +12,7 @@ but the rounding of y and z, which only the encoder does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import AUX_FACTOR
 from pipeline.codecs.ditic.flow import one_step
-from pipeline.codecs.ditic.latent_codec import Heads
-from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.model import DiTIC, Heads
 from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
 from pipeline.codecs.int8 import to_int8
 from pipeline.codecs.precision import MAX_COMPILED_SHAPES, Runtime
@@ -53,40 +52,42 @@ class Networks:
         self.factor = model.config.autoencoder.factor
         self.device = model.timesteps.device
         for name in _PARTS:
+            if name == "aux_codec" and model.config.aux_encoder is None:
+                continue
             part = model.get_submodule(name)
             _cast(part, dtype)
             if runtime.int8_weights:
                 to_int8(part)
         compiled = Compiled if runtime.compile else _eager
-        self._analyse = compiled(model.analyse)
+        self._analyse = compiled(self._features_of)
         self._latents = compiled(self._latents_of)
-        self._heads = compiled(model.codec.heads)
+        self._steer = compiled(model.steer)
         self._denoise = compiled(self._one_step)
         self._render = compiled(self._pixels_of)
 
-    def analyse(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, Tensor]:
+    def analyse(self, photos: NDArray[np.uint8], quality: Sequence[int], plan: Plan) -> tuple[Tensor, Tensor]:
         """y and z, float32 on the device, of padded photos, B x H x W x 3."""
-        return self.encode_latents(*self.encode_pixels(photos, plan))
+        return self.encode_latents(self.encode_pixels(photos, plan), quality)
 
-    def synthesise(self, y_hat: Tensor, scales: Tensor, plan: Plan) -> NDArray[np.uint8]:
+    def synthesise(self, y_hat: Tensor, scales: Tensor, quality: Sequence[int], plan: Plan) -> NDArray[np.uint8]:
         """Padded photos, B x H x W x 3, of decoded latents and their scales, B x C x h x w."""
-        return self.decode_pixels(self.denoise(*self.decode_latents(y_hat, scales), plan), plan)
+        return self.decode_pixels(self.denoise(*self.decode_latents(y_hat, scales, quality), plan), plan)
 
-    def encode_pixels(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, Tensor]:
-        """Photos -> lat, aux."""
+    def encode_pixels(self, photos: NDArray[np.uint8], plan: Plan) -> tuple[Tensor, ...]:
+        """Photos -> lat and, where there is an auxiliary encoder, aux."""
         if plan.tile is None:
             return self._analyse(self._to_device(photos))
         return self._analyse_tiles(photos, plan.tile)
 
-    def encode_latents(self, lat: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
-        """lat, aux -> y, z, float32."""
-        y, z = self._latents(_channels_last(lat), _channels_last(aux))
+    def encode_latents(self, features: tuple[Tensor, ...], quality: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What `encode_pixels` made -> y, z, float32."""
+        y, z = self._latents(self._gain(quality), *(_channels_last(part) for part in features))
         return y.float(), z.float()
 
-    def decode_latents(self, y_hat: Tensor, scales: Tensor) -> tuple[Heads, Tensor]:
+    def decode_latents(self, y_hat: Tensor, scales: Tensor, quality: Sequence[int]) -> tuple[Heads, Tensor]:
         """y_hat, scales -> heads and the condition of the whole photo."""
-        heads = self._heads(_channels_last(y_hat.to(self.dtype)), _channels_last(scales.to(self.dtype)))
-        return heads, self.model.prompter(heads.prompt)
+        y_hat, scales = (_channels_last(part.to(self.dtype)) for part in (y_hat, scales))
+        return self._steer(y_hat, scales, self._gain(quality))
 
     def denoise(self, heads: Heads, condition: Tensor, plan: Plan) -> Tensor:
         """Heads, condition -> x0, float32."""
@@ -109,10 +110,10 @@ class Networks:
             return _to_host(self._render(x0).to(torch.uint8).permute(0, 2, 3, 1))
         return self._render_tiles(x0, plan.tile)
 
-    def _analyse_tiles(self, photos: NDArray[np.uint8], tile: int) -> tuple[Tensor, Tensor]:
+    def _analyse_tiles(self, photos: NDArray[np.uint8], tile: int) -> tuple[Tensor, ...]:
         # Photos stay on the host as bytes; what lives on the device is a tile and the canvases of lat and aux.
         height, width = (side // self.factor for side in photos.shape[1:3])
-        per_cell = self.factor // AUX_FACTOR
+        per_cell = [1] if self.model.config.aux_encoder is None else [1, self.factor // AUX_FACTOR]
 
         def run(window: Window) -> list[Tensor]:
             place = window.scaled(self.factor)
@@ -120,10 +121,10 @@ class Networks:
             return [part.float() for part in self._analyse(self._to_device(cut))]
 
         def canvas(i: int, band: Tensor) -> Tensor:
-            return band.new_empty(*band.shape[:2], height * (per_cell if i else 1), band.shape[3])
+            return band.new_empty(*band.shape[:2], height * per_cell[i], band.shape[3])
 
-        lat, aux = assemble(run, (height, width), canvas, [1, per_cell], tile=tile, overlap=OVERLAP_CELLS)
-        return lat.to(self.dtype), aux.to(self.dtype)
+        parts = assemble(run, (height, width), canvas, per_cell, tile=tile, overlap=OVERLAP_CELLS)
+        return tuple(part.to(self.dtype) for part in parts)
 
     def _render_tiles(self, x0: Tensor, tile: int) -> NDArray[np.uint8]:
         height, width = x0.shape[2:]
@@ -143,9 +144,15 @@ class Networks:
         )
         return pixels.permute(0, 2, 3, 1).numpy()
 
-    def _latents_of(self, lat: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.model.codec.g_a(lat, aux)
-        return y, self.model.codec.h_a(y)
+    def _features_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        lat, aux = self.model.analyse(x)
+        return (lat,) if aux is None else (lat, aux)
+
+    def _latents_of(self, gain: Tensor, lat: Tensor, aux: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.model.codec.analyse(lat, aux, gain)
+
+    def _gain(self, quality: Sequence[int]) -> Tensor:
+        return self.model.codec.gain(torch.tensor(quality, device=self.device)).to(self.dtype)
 
     def _one_step(self, mean: Tensor, logvar: Tensor, residual: Tensor, condition: Tensor) -> Tensor:
         return one_step(self.model.DiT, mean, logvar, residual, condition, self.model.timesteps)

@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.codecs.ditic.config import DiTICConfig
-from pipeline.codecs.ditic.latent_codec import Heads
-from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.config import AUX_FACTOR, DiTICConfig
+from pipeline.codecs.ditic.model import DiTIC, Heads
 from pipeline.errors import UnsupportedPhotoError
 
 OVERLAP_CELLS = 8
@@ -30,8 +29,8 @@ MAX_TILE_CELLS = 64
 _MIN_TILE_CELLS = 3 * OVERLAP_CELLS
 _WORKSPACE = 1.3
 """What convolutions and the allocator take beside the tensors that a program sees."""
-_EXACT_FACTOR = 2.2
-"""The integer path holds float64 for float32, and a little besides."""
+_EXACT_FACTOR = 1.6
+"""The integer path holds indices of tables and symbols besides, and here and there float64 for float32."""
 _SIDE_CELLS = 512
 """Side of the photo that the passes are tried on, in positions of y: large enough for the widest layers to run in strips."""
 
@@ -112,6 +111,7 @@ def footprint(config: DiTICConfig, dtype: torch.dtype) -> Footprint:
     with torch.device("meta"):
         model = DiTIC(config).eval().requires_grad_(False)
     codec, c = model.codec, config
+    codec.in_strips = True
     side = _SIDE_CELLS * c.y_factor
     cells, small = side // c.autoencoder.factor, side // c.y_factor
 
@@ -128,22 +128,23 @@ def footprint(config: DiTICConfig, dtype: torch.dtype) -> Footprint:
     model.to(dtype)
     lat_channels = c.autoencoder.latent_channels
     lat, wide = meta(lat_channels, cells), meta(c.latent.y_channels, small)
-    prompt = meta(c.latent.y_channels, cells)
-    heads = Heads(mean=lat, logvar=lat, residual=lat, prompt=prompt)
+    heads = Heads(mean=lat, logvar=lat, residual=lat)
+    condition = torch.empty(1, 1, c.condition.channels, dtype=dtype, device="meta")
     x = meta(3, side)
-    aux = meta(c.aux_encoder.out_channels, side // 16)
+    aux = None if c.aux_encoder is None else meta(c.aux_encoder.out_channels, side // AUX_FACTOR)
+    gain = torch.empty(1, 1, 1, 1, dtype=dtype, device="meta")
     return Footprint(
         analyse=peak(lambda: model.analyse(x)),
-        latents=peak(lambda: codec.h_a(codec.g_a(lat, aux))),
+        latents=peak(lambda: codec.analyse(lat, aux, gain)),
         entropy=entropy,
-        heads=peak(lambda: codec.heads(wide, wide)),
-        denoise=peak(lambda: model.denoise(heads)),
+        heads=peak(lambda: model.steer(wide, wide, gain)),
+        denoise=peak(lambda: model.denoise(heads, condition)),
         render=peak(lambda: model.render(lat)),
     )
 
 
 def _context(codec: Any, z: Tensor, y: Tensor) -> Tensor:
-    return codec.context_steps(codec.hyper_synthesis(z), lambda k, mean, scale: torch.empty_like(mean))
+    return codec.context_steps(codec.hyper_synthesis(z), lambda k, mean, scale: torch.empty_like(mean), y.new_empty(1, 1, 1, 1))
 
 
 class PeakMemory(TorchDispatchMode):

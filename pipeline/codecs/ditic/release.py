@@ -31,7 +31,7 @@ from pipeline.codecs.base import CodecInfo, Pixels
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import MAX_PIXELS
 from pipeline.codecs.ditic.exact import SYMBOL_LIMIT, cdf_tables
-from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec, pack, sum_of, unpack
+from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec, Packing
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.entropy import container
 from pipeline.entropy.decoder import RansDecoder
@@ -121,7 +121,7 @@ class FloatEntropyModel:
         rows: list[Symbols] = []
 
         def code(k: int, mean: Tensor, scale: Tensor) -> Tensor:
-            step = _rounded(pack(y, k) - mean)
+            step = _rounded(Packing(y).pack(y, k) - mean)
             symbols.append(_flat(step))
             rows.append(self._rows(scale))
             return step
@@ -166,11 +166,12 @@ class FloatEntropyModel:
         scales: list[Tensor] = []
 
         def coded(k: int, mean: Tensor, scale: Tensor) -> Tensor:
-            scales.append(unpack(scale, k))
+            scales.append(scale)
             return code(k, mean, scale)
 
-        y_hat = self.codec.context_steps(self.codec.hyper_synthesis(z_symbols + self.medians), coded)
-        return y_hat, sum_of(scales)
+        base = self.codec.hyper_synthesis(z_symbols + self.medians)
+        y_hat = self.codec.context_steps(base, coded, base.new_zeros(1, 1, 1, 1))
+        return y_hat, Packing(y_hat).unpack(scales)
 
     def _rows(self, scale: Tensor) -> Symbols:
         return _flat(torch.bucketize(scale.contiguous(), self.thresholds))
@@ -188,6 +189,7 @@ class ReleaseCodec:
         self.entropy = FloatEntropyModel(model.codec, device=device)
         self.model = model.to(device)
         self.device = torch.device(device)
+        self._gain = torch.ones(1, 1, 1, 1, device=self.device)
         config = model.config
         self.info = CodecInfo(name=config.name, model=fingerprint, multiple=config.multiple, generative=True)
 
@@ -247,8 +249,7 @@ class ReleaseCodec:
     def _encode(self, image: Pixels) -> tuple[Body, Coded]:
         padded = torch.from_numpy(pad(image, self.info.multiple)).to(self.device)
         x = padded.permute(2, 0, 1)[None].float().div(127.5).sub(1)
-        y = self.model.codec.g_a(*self.model.analyse(x))
-        return self.entropy.encode(y, self.model.codec.h_a(y))
+        return self.entropy.encode(*self.model.codec.analyse(*self.model.analyse(x), self._gain))
 
     @torch.inference_mode()
     def _decode(self, data: bytes, width: int, height: int) -> Coded:
@@ -260,14 +261,15 @@ class ReleaseCodec:
 
     @torch.inference_mode()
     def _render(self, coded: Coded, width: int, height: int) -> Pixels:
-        x0 = self.model.denoise(self.model.codec.heads(coded.y_hat, coded.scales))
+        x0 = self.model.denoise(*self.model.steer(coded.y_hat, coded.scales, self._gain))
         pixels = self.model.render(x0)[0].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return crop(pixels.permute(1, 2, 0).cpu().numpy(), width, height)
 
     def _header(self, width: int, height: int, coded: Coded) -> container.Header:
         bare = container.Header(
-            codec=self.info.name, arithmetic=ARITHMETIC, model=self.info.model or "", width=width, height=height, checksum=0
-        )
+            codec=self.info.name, arithmetic=ARITHMETIC, model=self.info.model or "",
+            quality=1, width=width, height=height, checksum=0,
+        )  # fmt: skip
         return replace(bare, checksum=container.symbols_checksum(bare, coded.y_symbols, coded.z_symbols))
 
     def _check_kind(self, header: container.Header) -> None:

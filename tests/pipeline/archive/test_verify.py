@@ -244,7 +244,7 @@ def test_rows_that_contradict_themselves_are_named(archive: Archive) -> None:
 
 
 def test_headers_of_streams_are_held_against_their_rows(photo_files: dict[str, bytes]) -> None:
-    header = Header(codec="ditic-small", arithmetic="exact-1", model="ab" * 8, width=40, height=20, checksum=1)
+    header = Header(codec="ditic-small", arithmetic="exact-1", model="ab" * 8, quality=1, width=40, height=20, checksum=1)
     neural = replace(row("n"), codec="ditic-small", model="ab" * 8, image=pack(header, b"payload"))
     check_container(neural)
     for wrong in ({"width": 41}, {"model": "cd" * 8}, {"codec": "ditic"}, {"image": b"PA"}, {"image": b"GIF89a"}):

@@ -73,7 +73,7 @@ def test_wrong_settings_are_told() -> None:
         get_codec("jpeg2000")
     with pytest.raises(SettingError, match="between 1 and 100"):
         get_codec("avif", CodecOptions(quality=101))
-    with pytest.raises(SettingError, match="one quality"):
+    with pytest.raises(SettingError, match="1 to 4"):
         get_codec("ditic-small", CodecOptions(quality=5))
     with pytest.raises(UnknownModelError, match="update"):
         decoder_for("sodec", None)

@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_told_for_each_photo(source: Path, tmp_path: Path) ->
 
 def test_wrong_settings_start_nothing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="no codec"):
-        EncodeJob(source=str(source), archive=str(tmp_path / "a"), codec="jpeg")
+        EncodeJob(source=str(source), archive=str(tmp_path / "a"), codec="jpeg2000")
     with pytest.raises(SettingError, match="does not exist"):
         encode(EncodeJob(source=str(tmp_path / "absent"), archive=str(tmp_path / "a"), codec="webp"))
     assert not (tmp_path / "a").exists()

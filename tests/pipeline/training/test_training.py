@@ -37,7 +37,10 @@ def photo_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(out: Path, source: Path, steps: int) -> TrainConfig:
-    return TrainConfig(sources=(source,), out=out, num_steps=steps, batch_size=2, cooldown_share=0.0, log_every=2, save_every=3)
+    return TrainConfig(
+        sources=(source,), out=out, num_steps=steps, batch_size=2, crop_size=128, ms_ssim_weight=0, cooldown_share=0.0,
+        log_every=2, save_every=3,
+    )  # fmt: skip
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(photo_tar: Path, tmp_path: Path) -> None:
@@ -57,8 +60,8 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(photo_tar: Path, tmp_p
 def test_training_lowers_the_loss_and_the_frozen_checkpoint_codes_photos(photo_tar: Path, tmp_path: Path) -> None:
     lines: list[dict[str, float]] = []
     config = TrainConfig(
-        sources=(photo_tar,), out=tmp_path, num_steps=40, batch_size=2, warmup_steps=5, learning_rate=2e-3,
-        ema_decay=0.8, log_every=10, save_every=40,
+        sources=(photo_tar,), out=tmp_path, num_steps=40, batch_size=2, crop_size=128, ms_ssim_weight=0,
+        warmup_steps=5, learning_rate=2e-3, ema_decay=0.8, log_every=10, save_every=40,
     )  # fmt: skip
     checkpoint = train(config, DiTICConfig.tiny(), lines.append)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -97,5 +100,9 @@ def test_a_wrong_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_crop_size_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="multiple of 128"):
-        train(TrainConfig(sources=(tmp_path,), out=tmp_path, crop_size=100), DiTICConfig.small())
+    with pytest.raises(SettingError, match="multiple of 64"):
+        train(TrainConfig(sources=(tmp_path,), out=tmp_path, crop_size=200), DiTICConfig.small())
+    with pytest.raises(SettingError, match="more than 160"):
+        TrainConfig(sources=(tmp_path,), out=tmp_path, crop_size=128)
+    with pytest.raises(SettingError, match="codes at 4 rates"):
+        train(TrainConfig(sources=(tmp_path,), out=tmp_path, rate_weights=(0.1, 0.2)), DiTICConfig.small())

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.flow import SIGMA0, one_step
-from pipeline.codecs.ditic.latent_codec import NUM_STEPS, pack, step_mask, unpack
+from pipeline.codecs.ditic.latent_codec import NUM_STEPS, Packing
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.errors import CheckpointError
 
@@ -37,7 +37,7 @@ def test_forward_keeps_the_photo_size_and_gives_a_finite_rate(config: DiTICConfi
     torch.manual_seed(0)
     model = DiTIC(config)
     x = torch.rand(2, 3, config.multiple, 2 * config.multiple) * 2 - 1
-    output = model(x)
+    output = model(x, torch.tensor([0, config.latent.num_qualities - 1]))
     assert output.x_hat.shape == x.shape
     height, width = x.shape[2] // config.y_factor, x.shape[3] // config.y_factor
     assert output.coded.y_hat.shape == (2, config.latent.y_channels, height, width)
@@ -49,16 +49,23 @@ def test_forward_keeps_the_photo_size_and_gives_a_finite_rate(config: DiTICConfi
 
 def test_the_four_steps_code_every_position_of_every_channel_once() -> None:
     y = torch.arange(1.0, 1 + 2 * 8 * 4 * 6).view(2, 8, 4, 6)
-    masks = [step_mask(k, y) for k in range(NUM_STEPS)]
-    assert torch.equal(torch.stack(masks).sum(0), torch.ones(1, 8, 4, 6))
-    assert torch.equal(torch.stack([unpack(pack(y, k), k) for k in range(NUM_STEPS)]).sum(0), y)
+    packing = Packing(y)
+    steps = [packing.pack(y, k) for k in range(NUM_STEPS)]
+    assert all(step.shape == (2, 2, 4, 6) for step in steps)
+    assert torch.equal(packing.unpack(steps), y)
+    apart = [packing.unpack_one(step, k) for k, step in enumerate(steps)]
+    assert torch.equal(torch.stack(apart).sum(0), y)
     # Each step codes one channel group at every position of the picture.
-    assert all(torch.equal(m.view(4, 2, 4, 6).sum((0, 1)), torch.full((4, 6), 2.0)) for m in masks)
+    assert all(torch.equal((part != 0)[0].view(4, 2, 4, 6).sum((0, 1)), torch.full((4, 6), 2)) for part in apart)
+    replaced = packing.put(y, torch.zeros_like(steps[1]), 1)
+    assert torch.equal(replaced, y - apart[1])
+    assert torch.equal(packing.unpack(steps), y), "put must leave its input alone"
 
 
 def test_the_first_step_codes_group_g_at_cell_position_g() -> None:
-    mask = step_mask(0, torch.zeros(1, 4, 2, 2))[0]
-    assert [m.flatten().tolist() for m in mask] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    y = torch.arange(1.0, 17.0).view(1, 4, 2, 2)
+    packed = Packing(y).pack(y, 0)
+    assert packed.flatten().tolist() == [y[0, 0, 0, 0], y[0, 1, 0, 1], y[0, 2, 1, 0], y[0, 3, 1, 1]]
 
 
 def test_one_step_of_flow_follows_the_variance() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_narrow_numbers_cost_little(runtime: Runtime, decibels: float, plain: Di
     # And as an encoder: another rounding of y, no other quality.
     (own,) = codec.encode([photo])
     assert abs(len(own) / len(stream) - 1) < 0.02
-    assert abs(psnr(photo, plain.decode([own])[0]) - psnr(photo, expected)) < decibels
+    assert psnr(photo, plain.decode([own])[0]) > psnr(photo, expected) - decibels
 
 
 def test_a_photo_in_tiles_is_the_photo_without_a_seam(plain: DiTICCodec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +102,11 @@ def test_200_megapixels_find_a_plan(config: DiTICConfig, memory_gib: float, dtyp
     memory_bytes = int(0.75 * memory_gib * GIB)
     chosen = plan(config, dtype, 16384, 12288, memory_bytes=memory_bytes, max_pixels=16_000_000)
     assert chosen.batch == 1
-    assert chosen.tile is not None
+    assert (chosen.tile is None) == (memory_gib == 16)
     more = plan(config, dtype, 16384, 12288, memory_bytes=400 * GIB * 8, max_pixels=16_000_000)
     assert more.tile is None
     needs = footprint(config, dtype)
-    side = chosen.tile * config.autoencoder.factor
+    side = chosen.tile * config.autoencoder.factor if chosen.tile else math.isqrt(16384 * 12288)
     assert max(needs.analyse, needs.render) * side**2 <= memory_bytes
 
 
