@@ -24,6 +24,9 @@ class Runtime:
     """Of the float networks: float32, bfloat16, float16; auto takes bfloat16 where the device computes in it."""
     int8_weights: bool = False
     """Keep the float networks' weights as 8-bit integers with a scale per output channel: a quarter of float32."""
+    fused: bool = True
+    """Run several operations of a layer as one, and the integer path in float32 where that is exact, on a CPU in compiled
+    loops. Without, that path takes float64, one operation after the other: the reference, and the same streams."""
     compile: bool = False
     """Compile kernels for the first `MAX_COMPILED_SHAPES` shapes: seconds to minutes each, faster from then on."""
     memory_bytes: int | None = None

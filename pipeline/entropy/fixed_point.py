@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.entropy import kernels
 from pipeline.errors import CheckpointError, SettingError
 
 LIMIT = 32767
@@ -134,9 +136,12 @@ class FixedConv2d(nn.Module):
         self.register_buffer("weight", weight.to(self.dtype), persistent=False)
         self.register_buffer("bias", bias.to(self.dtype).view(shape), persistent=False)
         self.register_buffer("scale", torch.exp2(-shift).to(self.dtype).view(shape), persistent=False)
+        self.kernels = False
 
     def forward(self, x: Fixed) -> Fixed:
         values = x.rescale(self.in_bits, self.in_limit).values.to(self.dtype)
+        if self.kernels and self.dtype == torch.float32 and values.device.type == "cpu":
+            return self._in_one_pass(values.permute(0, 2, 3, 1).contiguous()).map(_channels_first)
         if self.pointwise:
             # As products of matrices, channels last: a convolution would copy its input first.
             return self._requantised(F.linear(values.permute(0, 2, 3, 1), self.weight, self.bias)).map(_channels_first)
@@ -145,6 +150,24 @@ class FixedConv2d(nn.Module):
                 F.conv2d(values, self.weight, stride=self.stride, padding=self.padding).round_().add_(self.bias)
             )
         return self._requantised(_depthwise(values, self.weight, self.padding).add_(self.bias))
+
+    def of_channels(self, x: Fixed, channels: slice) -> Fixed:
+        """These channels of the result of a pointwise convolution."""
+        part = copy(self)
+        part._buffers = {name: value[channels] for name, value in self.named_buffers()}
+        return part(x)
+
+    def _in_one_pass(self, x: Tensor) -> Fixed:
+        if self.pointwise:
+            acc = F.linear(x, self.weight)
+            flat = acc.view(-1, acc.shape[-1]).numpy()
+            kernels.requantise(flat, self.bias.numpy(), self.scale.numpy(), LIMIT)
+        else:
+            acc = torch.empty_like(x)
+            taps = self.weight.flatten(1).T.contiguous().numpy()
+            bias, scale = self.bias.flatten().numpy(), self.scale.flatten().numpy()
+            kernels.depthwise3x3(x.numpy(), taps, bias, scale, LIMIT, acc.numpy())
+        return Fixed(acc, self.out_bits)
 
     def _requantised(self, acc: Tensor) -> Fixed:
         # In place: the accumulator is nobody else's.
@@ -161,9 +184,16 @@ class FixedTable(nn.Module):
         self.spec = spec
         self.in_bits, self.out_bits, self.limit = int(spec["in_bits"]), int(spec["out_bits"]), int(spec["limit"])
         self.register_buffer("table", table.float(), persistent=False)
+        self.kernels = False
 
     def forward(self, x: Fixed) -> Fixed:
         # Channels last, as convolutions leave them: nothing is copied to look up a row of indices.
+        if self.kernels and x.values.device.type == "cpu":
+            source = x.values.permute(0, 2, 3, 1).contiguous()
+            found = torch.empty_like(source)
+            scale = 2.0 ** (self.in_bits - x.fraction_bits)
+            kernels.look_up(source.view(-1).numpy(), scale, self.table.numpy(), found.view(-1).numpy())
+            return Fixed(_channels_first(found), self.out_bits, self.limit)
         index = x.rescale(self.in_bits).values.permute(0, 2, 3, 1).to(torch.int32).add_(LIMIT + 1)
         values = self.table.index_select(0, index.flatten()).view_as(index)
         return Fixed(_channels_first(values), self.out_bits, self.limit)
@@ -227,6 +257,23 @@ def require_exact_float32() -> None:
     """
     if torch.get_float32_matmul_precision() != "highest":
         raise SettingError('exact streams need torch.set_float32_matmul_precision("highest"), which is the default')
+
+
+def use_kernels(module: nn.Module) -> None:
+    """Let the layers in `module` run in compiled loops where they are on a CPU."""
+    for layer in module.modules():
+        if isinstance(layer, FixedTable):
+            layer.kernels = True
+        elif isinstance(layer, FixedConv2d):
+            layer.kernels = layer.pointwise or layer.weight.shape[2:] == (3, 3)
+
+
+def use_float64(module: nn.Module) -> None:
+    """Let the layers in `module` run in float64, one operation after the other: the reference for everything faster."""
+    for layer in module.modules():
+        if isinstance(layer, FixedConv2d):
+            layer.dtype = torch.float64
+            layer.double()
 
 
 def leaves(module: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:

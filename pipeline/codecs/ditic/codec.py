@@ -27,6 +27,7 @@ from pipeline.codecs.workers import Workers
 from pipeline.entropy.container import Header, pack, symbols_checksum, unpack
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_batch
+from pipeline.entropy.fixed_point import use_float64, use_kernels
 from pipeline.errors import CorruptStreamError, UnknownModelError, UnsupportedPhotoError
 from pipeline.pixels.bucket import batches
 from pipeline.pixels.padding import crop, pad, padded_size
@@ -65,6 +66,7 @@ class DiTICCodec:
         self.num_qualities = loaded.model.config.latent.num_qualities
         self.quality = loaded.model.config.check_quality(quality)
         self.device = torch.device(device)
+        (use_kernels if runtime.fused else use_float64)(self.model.codec)
         self.networks = Networks(self.model, dtype=choose_dtype(runtime.dtype, self.device), runtime=runtime)
         self.max_batch_pixels = max_batch_pixels or _BATCH_PIXELS[self.device.type]
         self._workers = workers or _workers(self.device, runtime)

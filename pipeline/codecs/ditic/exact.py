@@ -81,7 +81,8 @@ class ExactEntropyModel:
         device = next(codec.parameters()).device
         self.z_bits = int(tensors["z.fraction_bits"])
         self.z_medians = tensors["z.medians"].float().view(1, -1, 1, 1).to(device)
-        self.thresholds = tensors["scale_thresholds"].float().to(device)
+        every_scale = torch.arange(-LIMIT - 1, LIMIT + 1, dtype=torch.int32)
+        self.rows = torch.bucketize(every_scale, tensors["scale_thresholds"]).to(torch.int32).to(device)
         self.scale_bias = tensors["scale_bias"].float()[:, :, None, None].to(device)
         self.scale_bits = int(specs["adapter_out.0.branch1.4"]["out_bits"])
         codec.to(device)
@@ -154,7 +155,8 @@ class ExactEntropyModel:
         return Fixed(self.scale_bias[list(quality)], self.scale_bits)
 
     def _y_rows(self, scale: Fixed) -> Symbols:
-        return _flat(torch.bucketize(scale.values.contiguous(), self.thresholds))
+        index = scale.values.contiguous().to(torch.int32).add_(LIMIT + 1)
+        return _flat(self.rows.index_select(0, index.flatten()).view_as(index))
 
     def _z_rows(self, shape: Sequence[int]) -> Symbols:
         batch, channels, height, width = shape

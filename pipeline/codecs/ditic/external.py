@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     from compressai.layers import AttentionBlock
     from diffusers import AutoencoderDC, SanaTransformer2DModel
     from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d
+    from diffusers.models.normalization import RMSNorm
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -36,6 +37,7 @@ __all__ = [
     "EntropyBottleneck",
     "GaussianConditional",
     "LoraConfig",
+    "RMSNorm",
     "SanaTransformer2DModel",
     "inject_adapter_in_model",
 ]

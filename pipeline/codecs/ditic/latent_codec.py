@@ -15,8 +15,8 @@ What the decoder needs before the last symbol (`h_s`, the adapters, `g_c`, `LRP`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from pipeline.codecs.ditic.blocks import (
 )
 from pipeline.codecs.ditic.config import DiTICConfig, LatentCodecConfig
 from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
+from pipeline.entropy.fixed_point import FixedConv2d
 
 NUM_STEPS = 4
 SCALE_TABLE: tuple[float, ...] = tuple(np.exp(np.linspace(np.log(0.11), np.log(256), 64)).tolist())
@@ -182,15 +183,19 @@ class LatentCodec(nn.Module):
         """
         packing = Packing(base)
         for k in range(NUM_STEPS):
+            adapter_out: Any = self.adapter_out[k].branch1
+            lrp: Any = self.LRP[k].get_submodule("block.0.branch1")
 
-            def parameters(base: Any, k: int = k) -> tuple[Any, Any]:
+            def parameters(base: Any, k: int = k, adapter_out: Any = adapter_out) -> tuple[Any, Any]:
                 packing = Packing(base)
-                means, scales = self.adapter_out[k](self.g_c(self.adapter_in[k](base))).chunk(2, dim=1)
-                return self.to_latent(packing.pack(means, k)), packing.pack(scales, k) + packing.pack(scale_bias, k)
+                features = self.g_c(self.adapter_in[k](base))
+                means, scales = packing.run(adapter_out, features, k, num_maps=2)
+                return self.to_latent(means), scales + packing.pack(scale_bias, k)
 
-            def corrected(base: Any, y_k: Any, k: int = k) -> tuple[Any]:
+            def corrected(base: Any, y_k: Any, k: int = k, lrp: Any = lrp) -> tuple[Any]:
                 packing = Packing(base)
-                correction = packing.pack(self.LRP[k](self.concat(packing.unpack_one(y_k, k), base)), k)
+                both = self.concat(packing.unpack_one(y_k, k), base)
+                (correction,) = packing.run(lrp, both, k, num_maps=1)
                 return (self.add_lrp(y_k, self.lrp_tanh(correction)),)
 
             run = _in_strips if self.in_strips else _whole
@@ -312,17 +317,34 @@ class Packing:
         """B x C x h x w -> B x C/4 x h x w; B and h x w may be 1, for the same everywhere."""
         return _of(x, lambda values: self._pack(values, k))
 
+    def run(self, layers: Iterable[nn.Module], x: Any, k: int, *, num_maps: int) -> list[Any]:
+        """What step k codes of each of the maps that `layers` make of x; a narrow last layer computes nothing else."""
+        *first, last = layers
+        for layer in first:
+            x = layer(x)
+        if not isinstance(last, FixedConv2d) or not last.pointwise or last.dtype == torch.float64:
+            return [self.pack(part, k) for part in last(x).chunk(num_maps, dim=1)]
+        packed: list[Any] = []
+        for i in range(num_maps):
+            out = self._zeros(x.values, self.group)
+            for channels, rows, columns in self._places(k):
+                wanted = slice(i * self.channels + channels.start, i * self.channels + channels.stop)
+                part = last.of_channels(replace(x, values=x.values[:, :, rows, columns]), wanted)
+                out[:, :, rows, columns] = part.values
+            packed.append(replace(part, values=out))
+        return packed
+
     def put(self, x: Any, packed: Any, k: int) -> Any:
         """x with `packed` where step k codes."""
         return _of(x, lambda values: self._put(values.clone(), packed if isinstance(packed, Tensor) else packed.values, k))
 
     def unpack_one(self, packed: Any, k: int) -> Any:
         """Inverse of `pack`, zero where step k does not code."""
-        return _of(packed, lambda values: self._put(self._zeros(values), values, k))
+        return _of(packed, lambda values: self._put(self._zeros(values, self.channels), values, k))
 
     def unpack(self, steps: Sequence[Tensor]) -> Tensor:
         """What all four steps code, in its places."""
-        out = self._zeros(steps[0])
+        out = self._zeros(steps[0], self.channels)
         for k, packed in enumerate(steps):
             out = self._put(out, packed, k)
         return out
@@ -340,8 +362,8 @@ class Packing:
             x[:, channels, rows, columns] = packed[:, :, rows, columns]
         return x
 
-    def _zeros(self, like: Tensor) -> Tensor:
-        shape = (self.batch, self.height, self.width, self.channels)
+    def _zeros(self, like: Tensor, channels: int) -> Tensor:
+        shape = (self.batch, self.height, self.width, channels)
         return torch.zeros(shape, dtype=like.dtype, device=like.device).permute(0, 3, 1, 2)
 
     def _places(self, k: int) -> Iterator[tuple[slice, slice, slice]]:

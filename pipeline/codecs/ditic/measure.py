@@ -32,7 +32,7 @@ from pipeline.entropy.fixed_point import observe
 from pipeline.errors import PhotoarkError
 from pipeline.pixels.padding import pad
 
-PLAIN = Runtime(dtype="float32", num_workers=1)
+PLAIN = Runtime(dtype="float32", fused=False, num_workers=1)
 """The plain way: float32, eager, one photo after the other."""
 MAX_BATCH = 64
 

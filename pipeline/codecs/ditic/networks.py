@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import AUX_FACTOR
 from pipeline.codecs.ditic.flow import one_step
+from pipeline.codecs.ditic.fused import fuse
 from pipeline.codecs.ditic.model import DiTIC, Heads
 from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
 from pipeline.codecs.int8 import to_int8
@@ -56,6 +57,8 @@ class Networks:
                 continue
             part = model.get_submodule(name)
             _cast(part, dtype)
+            if runtime.fused:
+                fuse(part)
             if runtime.int8_weights:
                 to_int8(part)
         compiled = Compiled if runtime.compile else _eager

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
+from pipeline.codecs.precision import Runtime
 from pipeline.entropy.container import unpack
-from pipeline.errors import CheckpointError, CorruptStreamError, StreamError, UnknownModelError
+from pipeline.errors import CheckpointError, CorruptStreamError, SettingError, StreamError, UnknownModelError
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 
@@ -59,6 +60,28 @@ def test_latents_do_not_depend_on_threads_kernels_batch_or_layout(codec: DiTICCo
         assert digest(codec.latents(streams)) == expected
     finally:
         codec.model.to(memory_format=torch.channels_last)
+
+
+def test_the_fast_integers_are_those_of_the_reference(
+    codec: DiTICCodec, tiny_weights: Path, photos: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled loops and float32 against float64, one operation after the other; whole, and in strips of rows."""
+    weights = tiny_weights if codec.info.name == "ditic-tiny" else None
+    reference = DiTICCodec.load(weights, runtime=Runtime(fused=False))
+    streams = codec.encode([*photos, np.tile(photos[0], (3, 3, 1))])
+    expected = digest(reference.latents(streams))
+    assert digest(codec.latents(streams)) == expected
+    monkeypatch.setattr("pipeline.codecs.ditic.latent_codec.STRIP_POSITIONS", 64)
+    assert digest(codec.latents(streams)) == expected
+
+
+def test_products_in_fewer_bits_are_refused(tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(SettingError, match="highest"):
+            tiny.encode(photos[:1])
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.gpu
