@@ -29,7 +29,7 @@ def bench(
     context: typer.Context,
     photos: Annotated[Path, typer.Option(help="Folder of photos.")] = SAMPLE_PHOTOS,
     codec: Annotated[str, typer.Option(help="Codec to measure.")] = "ditic-small",
-    quality: Annotated[int | None, typer.Option(help="Of a classical codec.")] = None,
+    quality: Annotated[int | None, typer.Option(help="As of encode.")] = None,
     repeat: Annotated[int, typer.Option(help="Copies of each photo, under keys of their own.")] = 4,
     device: Device = None,
 ) -> None:

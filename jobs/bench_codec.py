@@ -36,7 +36,9 @@ def bench_codec(
     memory: Annotated[float | None, typer.Option(help="GiB that the codec may use beside its weights.")] = None,
     seconds: Annotated[float, typer.Option(help="Time to look for the best batch, each resolution and direction.")] = 20.0,
     folder: Annotated[bool, typer.Option(help="Measure a folder of mixed sizes too.")] = True,
-    plain: Annotated[bool, typer.Option("--plain", help="The plain way alone: float32, eager, one photo at a time.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="The plain way alone: float32, eager, one photo at a time; integers in float64.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the JSON, which is the last line of the output too.")] = None,
 ) -> None:
     """Measure a neural codec by stage and as a whole, beside the plain way; the last line is a JSON object."""

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.precision import Runtime
-from pipeline.entropy.container import unpack
+from pipeline.entropy.container import pack, unpack
 from pipeline.errors import CheckpointError, CorruptStreamError, SettingError, StreamError, UnknownModelError
+from pipeline.pixels.reader import read_pixels
+from pipeline.quality.metrics import measure
 
 GOLDEN = Path(__file__).parents[3] / "golden"
+PHOTOS = Path(__file__).parents[3] / "photos"
 
 
 @contextmanager
@@ -84,6 +88,32 @@ def test_products_in_fewer_bits_are_refused(tiny: DiTICCodec, photos: list[NDArr
         torch.set_float32_matmul_precision("highest")
 
 
+def test_one_set_of_weights_codes_at_four_rates_and_reads_them_all() -> None:
+    photo = read_pixels((PHOTOS / "bridge.jpg").read_bytes())[200:456, 300:684].copy()
+    codec = DiTICCodec.load()
+    streams = [DiTICCodec.load(quality=quality).encode([photo])[0] for quality in (1, 2, 3, 4)]
+    assert [unpack(stream)[0].quality for stream in streams] == [1, 2, 3, 4]
+    assert codec.encode([photo]) == streams[3:]
+    sizes = [len(stream) for stream in streams]
+    assert all(2 * a > b > 1.1 * a for a, b in zip(sizes, sizes[1:], strict=False)), sizes
+    decoded = codec.decode(streams)  # one batch, four qualities
+    scores = [measure(photo, image).psnr for image in decoded]
+    assert scores == sorted(scores)
+    assert scores[3] > scores[0] + 2
+    for stream, image in zip(streams, decoded, strict=True):
+        (alone,) = codec.decode([stream])
+        assert np.abs(alone.astype(int) - image).max() <= 2
+
+
+def test_a_quality_that_the_weights_lack_is_refused(tiny: DiTICCodec) -> None:
+    with pytest.raises(SettingError, match="1 to 4"):
+        DiTICCodec.load(quality=5)
+    (stream,) = tiny.encode([np.zeros((8, 8, 3), np.uint8)])
+    header, payload = unpack(stream)
+    with pytest.raises(CorruptStreamError, match="quality 3 of 1"):
+        tiny.decode([pack(replace(header, quality=3), bytes(payload))])
+
+
 @pytest.mark.gpu
 def test_latents_are_the_same_on_cuda(tiny_weights: Path, tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
     streams = tiny.encode(photos)
@@ -132,10 +162,6 @@ def test_damage_is_an_error_and_never_a_wrong_picture(tiny: DiTICCodec, photos: 
 
 
 def test_an_absurd_size_is_refused_before_anything_is_allocated(tiny: DiTICCodec) -> None:
-    from dataclasses import replace
-
-    from pipeline.entropy.container import pack
-
     (stream,) = tiny.encode([np.zeros((8, 8, 3), np.uint8)])
     header, payload = unpack(stream)
     with pytest.raises(CorruptStreamError, match="cannot come from"):
