@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import SettingError
+
+if TYPE_CHECKING:
+    from pipeline.training.config import LossWeights
 
 
 def train(
@@ -23,9 +27,17 @@ def train(
     rate_weights: Annotated[
         str | None, typer.Option(help="Weight of bits per pixel against the distortion, of each quality: 0.2,0.05,...")
     ] = None,
-    ms_ssim_weight: Annotated[float, typer.Option(help="Weight of 1 - MS-SSIM against the squared error.")] = 0.08,
+    pruned_rate_weights: Annotated[
+        str | None, typer.Option(help="Rate weights of the second stage, from --pruning-step on.")
+    ] = None,
+    pruning_step: Annotated[int | None, typer.Option(help="First step of the second stage.")] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=WEIGHT, several times: mse=1, ms-ssim=0.08; off: perceptual, lpips, dists, distillation."),
+    ] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="File of LPIPS, for --loss lpips=...")] = None,
+    dists_weights: Annotated[Path | None, typer.Option(help="File of DISTS, for --loss dists=...")] = None,
     cooldown: Annotated[float, typer.Option(help="Last part of the steps, over which the learning rate falls.")] = 0.3,
-    alignment_weight: Annotated[float, typer.Option(help="Weight of the decoded latent's distance from the encoder's.")] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
     log_every: Annotated[int, typer.Option(help="Steps between two lines of the log.")] = 50,
@@ -35,7 +47,7 @@ def train(
     """Train a DiT-IC; resumes by itself."""
     from pipeline.codecs.ditic.config import DiTICConfig
     from pipeline.codecs.ditic.device import choose_device
-    from pipeline.training.loop import TrainConfig
+    from pipeline.training.config import TrainConfig
     from pipeline.training.loop import train as run
 
     sizes = {"small": DiTICConfig.small, "tiny": DiTICConfig.tiny}
@@ -56,8 +68,11 @@ def train(
         crop_size=crop_size,
         learning_rate=learning_rate,
         rate_weights=None if rate_weights is None else _numbers(rate_weights),
-        ms_ssim_weight=ms_ssim_weight,
-        alignment_weight=alignment_weight,
+        pruned_rate_weights=None if pruned_rate_weights is None else _numbers(pruned_rate_weights),
+        pruning_step=pruning_step,
+        loss=_loss_weights(loss or []),
+        lpips_file=lpips_weights,
+        dists_file=dists_weights,
         cooldown_share=cooldown,
         device=choose_device(device),
         save_every=save_every,
@@ -66,6 +81,20 @@ def train(
     )
     path = run(config, sizes[size](), show)
     typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")
+
+
+def _loss_weights(given: list[str]) -> LossWeights:
+    from pipeline.training.config import LossWeights
+
+    names = {each.name.replace("_", "-"): each.name for each in fields(LossWeights)}
+    chosen = {}
+    for text in given:
+        name, _, weight = text.partition("=")
+        try:
+            chosen[names[name]] = float(weight)
+        except (KeyError, ValueError):
+            raise SettingError(f"--loss {text}: give NAME=WEIGHT, NAME one of {', '.join(names)}") from None
+    return LossWeights(**chosen)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

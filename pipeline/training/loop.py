@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +22,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC, Output
 from pipeline.errors import CheckpointError, SettingError
+from pipeline.training.config import TrainConfig
 from pipeline.training.data import load_photos, sample_crops
-from pipeline.training.losses import rate_distortion
+from pipeline.training.losses import Loss, Objective
 from pipeline.training.optimizer import MuonAdamW
 from pipeline.training.warm_start import suits, warm_start
 
 log = logging.getLogger(__name__)
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
-RATE_WEIGHTS = (0.2, 0.09, 0.042, 0.02)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Settings of a run."""
-
-    sources: tuple[Path, ...]
-    """Image tars, folders, or images."""
-    out: Path
-    """Folder of the checkpoint and the log."""
-    num_steps: int = 10_000
-    """Total, those of earlier runs counted in."""
-    batch_size: int = 16
-    crop_size: int = 192
-    """Pixels a side; a multiple of the model's padding multiple."""
-    learning_rate: float = 6e-4
-    warmup_steps: int = 200
-    cooldown_share: float = 0.3
-    """Part of `num_steps`, at the end, over which the learning rate falls to zero."""
-    rate_weights: tuple[float, ...] | None = None
-    """Weight of bits per pixel of each quality, from the lowest, against the distortion; None: as many of
-    `RATE_WEIGHTS`, from the last, as the model has qualities."""
-    ms_ssim_weight: float = 0.08
-    """Weight of 1 - MS-SSIM against the mean squared error on [-1, 1]."""
-    alignment_weight: float = 0.0
-    """Weight of the self-distillation term: what is decoded should be the latent that the encoder made."""
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
-    log_every: int = 50
-    """Steps."""
-    save_every: int = 250
-    """Steps."""
-    seed: int = 0
-    device: str = "cpu"
-    bf16: bool = True
-    """Run the autoencoder and the transformer in bfloat16; the entropy model stays in float32."""
-
-    def __post_init__(self) -> None:
-        if min(self.num_steps, self.batch_size, self.crop_size, self.log_every, self.save_every) < 1:
-            raise SettingError("steps, batch size and crop size must be at least 1")
-        if self.ms_ssim_weight and self.crop_size <= 160:
-            raise SettingError("MS-SSIM needs crops of more than 160 pixels a side")
-        if not 0 <= self.cooldown_share <= 1:
-            raise SettingError("cooldown_share is a share: between 0 and 1")
 
 
 def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
@@ -92,16 +48,14 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
     """
     if config.crop_size % model_config.multiple:
         raise SettingError(f"the crop size must be a multiple of {model_config.multiple} for {model_config.name}")
-    num_qualities = model_config.latent.num_qualities
-    config = replace(config, rate_weights=config.rate_weights or RATE_WEIGHTS[-num_qualities:])
-    if len(config.rate_weights or ()) != num_qualities:
-        raise SettingError(f"{model_config.name} codes at {num_qualities} rates: give each a rate weight")
+    for step in (0, config.num_steps):
+        config.rate_weights_of(model_config.latent.num_qualities, step)
     config.out.mkdir(parents=True, exist_ok=True)
     run = _Run(config, model_config)
     photos = load_photos(config.sources, min_side=config.crop_size)
     log.info("training on %d photos from step %d to %d", len(photos), run.step, config.num_steps)
     started, first_step = time.monotonic(), run.step
-    sums = np.zeros(3)
+    losses: list[Loss] = []
     while run.step < config.num_steps:
         # Seeded by the step: a resumed run draws what an unbroken one would have drawn.
         rng = np.random.default_rng((config.seed, run.step))
@@ -110,19 +64,15 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
             many = [sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng) for _ in range(16)]
             log.info("starting as a transform codec with steps of %.3f", run.start_as_transform_codec(many))
         crops = sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng)
-        sums += run.update(torch.from_numpy(crops))
+        losses.append(run.update(torch.from_numpy(crops)))
         if run.step % config.log_every == 0:
-            mean = sums / config.log_every
-            sums[:] = 0
-            elapsed_s = time.monotonic() - started
             line = {
                 "step": run.step,
-                "loss": round(float(mean[0]), 5),
-                "bpp": round(float(mean[1]), 4),
-                "psnr": round(float(mean[2]), 3),
+                **_means(losses),
                 "learning_rate": run.learning_rate(),
-                "steps_per_s": round((run.step - first_step) / elapsed_s, 3),
+                "steps_per_s": round((run.step - first_step) / (time.monotonic() - started), 3),
             }
+            losses.clear()
             with (config.out / LOG_NAME).open("a") as handle:
                 handle.write(json.dumps(line) + "\n")
             report(line)
@@ -166,41 +116,43 @@ class _Run:
     def __init__(self, config: TrainConfig, model_config: DiTICConfig) -> None:
         self.config, self.model_config = config, model_config
         self.step = 0
-        self.rate_weights = torch.tensor(config.rate_weights or RATE_WEIGHTS, device=config.device)
         torch.manual_seed(config.seed)
         self.model = DiTIC(model_config).to(config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.optimizer = MuonAdamW(self.model, learning_rate=config.learning_rate)
+        self.objective = Objective(config).to(config.device)
         path = config.out / CHECKPOINT_NAME
         if path.exists():
             self._load(path)
 
-    def update(self, crops: Tensor) -> np.ndarray:
-        """One optimizer step over uint8 crops; returns loss, bits per pixel, PSNR in dB."""
+    def update(self, crops: Tensor) -> Loss:
+        """One optimizer step over uint8 crops."""
         x = self._normalised(crops)
         c = self.config
-        quality = torch.randint(len(self.rate_weights), (len(x),)).to(c.device)
+        rate_weights = torch.tensor(self.rate_weights(), device=c.device)
+        quality = torch.randint(len(rate_weights), (len(x),)).to(c.device)
         output = forward(self.model, x, quality, bf16=c.bf16)
-        loss = rate_distortion(
-            x, output, rate_weights=self.rate_weights[quality],
-            alignment_weight=c.alignment_weight, ms_ssim_weight=c.ms_ssim_weight,
-        )  # fmt: skip
+        loss = self.objective(x, output, rate_weights[quality])
         self.optimizer.zero_grad()
         loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, c.max_grad_norm)
         if not torch.isfinite(norm):
             raise SettingError(f"training diverged at step {self.step}: lower the learning rate and resume")
         self.optimizer.step(learning_rate=self.learning_rate())
         self.average.update_parameters(self.model)
         self.step += 1
-        return np.array([loss.total.item(), loss.bpp.item(), loss.psnr])
+        return replace(loss, total=loss.total.detach())
 
     def start_as_transform_codec(self, batches: Sequence[np.ndarray]) -> float:
         """Make the model a transform codec of crops like these; the average begins anew. Returns the quantisation step."""
         xs = [self._normalised(torch.from_numpy(crops)) for crops in batches]
-        step = warm_start(self.model, xs, self.rate_weights.tolist())
+        step = warm_start(self.model, xs, self.rate_weights())
         self.average.module.load_state_dict(self.model.state_dict())
         return step
+
+    def rate_weights(self) -> tuple[float, ...]:
+        """Of each quality, in the next step."""
+        return self.config.rate_weights_of(self.model_config.latent.num_qualities, self.step)
 
     def learning_rate(self) -> float:
         """Rate of the next step."""
@@ -215,7 +167,7 @@ class _Run:
     def save(self) -> None:
         state = {
             "model_config": self.model_config.to_dict(),
-            "run": {k: v for k, v in asdict(self.config).items() if isinstance(v, int | float | str) or k == "rate_weights"},
+            "run": {k: v for k, v in asdict(self.config).items() if _is_plain(v)} | {"rate_weights": self.rate_weights()},
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.average.module.state_dict(),
@@ -236,6 +188,26 @@ class _Run:
         self.average.n_averaged.copy_(state["num_averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+def _means(losses: Sequence[Loss]) -> dict[str, float]:
+    """What a line of the log says about the steps since the last."""
+    names = losses[0].terms.keys()
+
+    def mean(values: Iterable[Tensor]) -> float:
+        return float(torch.stack(list(values)).double().mean())
+
+    return {
+        "loss": round(mean(x.total for x in losses), 5),
+        "bpp": round(mean(x.bpp for x in losses), 4),
+        "psnr": round(mean(x.psnr() for x in losses), 3),
+        **{name: round(mean(x.terms[name] for x in losses), 6) for name in names},
+    }
+
+
+def _is_plain(value: object) -> bool:
+    """Neither a path nor a tuple of them: those are of this machine."""
+    return isinstance(value, int | float | str | dict)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from PIL import Image
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.errors import CheckpointError, SettingError
+from pipeline.training.config import LossWeights, TrainConfig
 from pipeline.training.data import load_photos, sample_crops
 from pipeline.training.freeze import freeze
-from pipeline.training.loop import CHECKPOINT_NAME, LOG_NAME, TrainConfig, load_trained, train
+from pipeline.training.loop import CHECKPOINT_NAME, LOG_NAME, load_trained, train
 
 PHOTOS = Path(__file__).parents[2] / "photos"
 
@@ -38,8 +39,8 @@ def photo_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(out: Path, source: Path, steps: int) -> TrainConfig:
     return TrainConfig(
-        sources=(source,), out=out, num_steps=steps, batch_size=2, crop_size=128, ms_ssim_weight=0, cooldown_share=0.0,
-        log_every=2, save_every=3,
+        sources=(source,), out=out, num_steps=steps, batch_size=2, crop_size=128, loss=LossWeights(ms_ssim=0),
+        cooldown_share=0.0, log_every=2, save_every=3,
     )  # fmt: skip
 
 
@@ -60,14 +61,15 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(photo_tar: Path, tmp_p
 def test_training_lowers_the_loss_and_the_frozen_checkpoint_codes_photos(photo_tar: Path, tmp_path: Path) -> None:
     lines: list[dict[str, float]] = []
     config = TrainConfig(
-        sources=(photo_tar,), out=tmp_path, num_steps=40, batch_size=2, crop_size=128, ms_ssim_weight=0,
+        sources=(photo_tar,), out=tmp_path, num_steps=40, batch_size=2, crop_size=128, loss=LossWeights(ms_ssim=0),
         warmup_steps=5, learning_rate=2e-3, ema_decay=0.8, log_every=10, save_every=40,
     )  # fmt: skip
     checkpoint = train(config, DiTICConfig.tiny(), lines.append)
     assert lines[-1]["loss"] < lines[0]["loss"]
     photos = load_photos([photo_tar], min_side=1)
     report = freeze(checkpoint, tmp_path / "tiny.safetensors", photos)
-    assert abs(report.rate_cost_percent) < 1
+    # Payloads grow by words of four bytes: one of them is 1.3 percent here.
+    assert abs(report.rate_cost_percent) < 3
     codec = DiTICCodec.load(tmp_path / "tiny.safetensors")
     assert codec.info.model == report.fingerprint
     assert codec.decode(codec.encode(photos[:1]))[0].shape == photos[0].shape
@@ -86,11 +88,22 @@ def test_no_usable_photo_is_a_setting_error(photo_tar: Path, tmp_path: Path) -> 
 
 def test_crops_come_from_the_photos() -> None:
     photo = np.arange(40 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 50, 3)
-    crops = sample_crops([photo], num_crops=4, size=16, rng=np.random.default_rng(0))
+    crops = sample_crops([photo], num_crops=4, size=16, rng=np.random.default_rng(0), synthetic_share=0)
     assert crops.shape == (4, 3, 16, 16)
     windows = [photo[i : i + 16, j : j + 16].transpose(2, 0, 1) for i in range(25) for j in range(35)]
     for crop in crops:
         assert any(np.array_equal(w, crop) or np.array_equal(w[:, :, ::-1], crop) for w in windows)
+
+
+def test_synthetic_pictures_are_of_every_kind_and_no_crops() -> None:
+    photo = np.full((64, 64, 3), 77, np.uint8)
+    crops = sample_crops([photo], num_crops=200, size=64, rng=np.random.default_rng(0), synthetic_share=0.5)
+    drawn = [crop for crop in crops if (crop != 77).any()]
+    assert 70 < len(drawn) < 130
+    num_colours = [len(np.unique(crop.reshape(3, -1), axis=1).T) for crop in drawn]
+    assert num_colours.count(1) > 10  # flat
+    assert num_colours.count(2) > 10  # squares and stripes
+    assert sum(count > 20 for count in num_colours) > 20  # ramps, and the soft edges of text
 
 
 def test_a_wrong_checkpoint_is_named(tmp_path: Path) -> None:
