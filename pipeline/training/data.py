@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PhotoError, SettingError
 from pipeline.pixels.reader import read_pixels
+from pipeline.training.synthetic import synthetic_crop
 
 log = logging.getLogger(__name__)
+SYNTHETIC_SHARE = 0.1
+"""Of the crops to train on."""
 
 
 def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4) -> list[NDArray[np.uint8]]:
@@ -42,12 +45,24 @@ def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4)
 
 
 def sample_crops(
-    photos: Sequence[NDArray[np.uint8]], *, num_crops: int, size: int, rng: np.random.Generator
+    photos: Sequence[NDArray[np.uint8]],
+    *,
+    num_crops: int,
+    size: int,
+    rng: np.random.Generator,
+    synthetic_share: float = SYNTHETIC_SHARE,
 ) -> NDArray[np.uint8]:
-    """Random crops, half of them mirrored: num_crops x 3 x size x size. Larger photos are drawn more often."""
+    """Random crops, half of them mirrored: num_crops x 3 x size x size. Larger photos are drawn more often.
+
+    Args:
+        synthetic_share: of the crops, those that are drawn and not taken from photos.
+    """
     areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
     crops = np.empty((num_crops, 3, size, size), dtype=np.uint8)
     for i, index in enumerate(rng.choice(len(photos), size=num_crops, p=areas / areas.sum())):
+        if rng.random() < synthetic_share:
+            crops[i] = synthetic_crop(size, rng).transpose(2, 0, 1)
+            continue
         photo = photos[index]
         top = rng.integers(photo.shape[0] - size + 1)
         left = rng.integers(photo.shape[1] - size + 1)

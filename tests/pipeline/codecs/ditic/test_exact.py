@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_one_set_of_weights_codes_at_four_rates_and_reads_them_all() -> None:
     assert [unpack(stream)[0].quality for stream in streams] == [1, 2, 3, 4]
     assert codec.encode([photo]) == streams[3:]
     sizes = [len(stream) for stream in streams]
-    assert all(2 * a > b > 1.1 * a for a, b in zip(sizes, sizes[1:], strict=False)), sizes
+    assert all(2 * a > b > 1.1 * a for a, b in pairwise(sizes)), sizes
     decoded = codec.decode(streams)  # one batch, four qualities
     scores = [measure(photo, image).psnr for image in decoded]
     assert scores == sorted(scores)
