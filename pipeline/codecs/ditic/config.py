@@ -113,6 +113,8 @@ class TransformerConfig:
     mlp_ratio: float = 2.5
     patch_size: int = 1
     """Squares of so many positions of the latent are one token."""
+    pseudo_timestep: bool = False
+    """Variance-guided flow as in the paper, a timestep for each position, and not as in the release, a gain."""
 
     def __post_init__(self) -> None:
         if self.num_heads * self.head_dim != self.num_cross_heads * self.cross_head_dim:

@@ -71,7 +71,7 @@ def test_lpips_and_dists_are_read_from_the_files_that_the_user_has(tmp_path: Pat
         Objective(settings(lpips=1))
     with pytest.raises(SettingError, match="DISTS as a loss needs its weights"):
         Objective(settings(dists=0.2))
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for i, (n, m, size) in enumerate(((3, 64, 11), (64, 192, 5), (192, 384, 3), (384, 256, 3), (256, 256, 3))):
         state |= {f"net.{i}.weight": torch.randn(m, n, size, size) * 0.02, f"net.{i}.bias": torch.zeros(m)}
         state |= {f"lin{i}.model.1.weight": torch.ones(1, m, 1, 1)}
