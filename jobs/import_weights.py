@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,15 +33,7 @@ def import_weights(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Turn released weights into a checkpoint for --codec ditic. Their licence is yours to accept: it is shown first."""
-    from pipeline.training.weight_source import open_source
-
-    opened = {name: open_source(where) for name, where in (("source", source), ("base", base), ("elic", elic)) if where}
-    for part in opened.values():
-        typer.echo(_terms_of(part), err=as_json)
-    if not accept_licence:
-        raise SettingError(
-            "nothing was written: read the terms shown; if you accept them, run the command again with --accept-licence"
-        )
+    opened = open_accepted({"source": source, "base": base, "elic": elic}, accepted=accept_licence, err=as_json)
 
     from pipeline.training.data import load_photos
     from pipeline.training.import_weights import import_weights as run
@@ -61,6 +54,27 @@ def import_weights(
         f"rate on {frozen.num_photos} photos: {frozen.float_bpp:.4f} bpp in float, {frozen.exact_bpp:.4f} bpp exact "
         f"({frozen.rate_cost_percent:+.2f}%)"
     )
+
+
+def open_accepted(locations: Mapping[str, str | None], *, accepted: bool, err: bool) -> dict[str, WeightSource]:
+    """Open those of the sources that are given, once their terms have been shown and are accepted.
+
+    Args:
+        err: show them on standard error.
+
+    Raises:
+        SettingError: the terms are not accepted, or a source does not exist.
+    """
+    from pipeline.training.weight_source import open_source
+
+    opened = {name: open_source(where) for name, where in locations.items() if where}
+    for part in opened.values():
+        typer.echo(_terms_of(part), err=err)
+    if not accepted:
+        raise SettingError(
+            "nothing was written: read the terms shown; if you accept them, run the command again with --accept-licence"
+        )
+    return opened
 
 
 def _terms_of(source: WeightSource) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.import_weights import open_accepted
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
+    from pipeline.codecs.ditic.model import DiTIC
     from pipeline.training.config import LossWeights
 
 
@@ -20,10 +22,16 @@ def train(
     sources: Annotated[list[Path], typer.Argument(help="Image tars, folders of photos, or single photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint and the log; a run there is resumed.")],
     steps: Annotated[int, typer.Option(help="Steps in all, those already made counted in.")] = 10_000,
-    size: Annotated[str, typer.Option(help="small, the shipped model; tiny, for a trial.")] = "small",
+    size: Annotated[str, typer.Option(help="small, the shipped model; tiny, for a trial; full.")] = "small",
+    base: Annotated[
+        str | None, typer.Option(help="Train adapters beside these weights: FILE, DIR, or hf:OWNER/NAME@REV; for --size full.")
+    ] = None,
+    base_file: Annotated[str | None, typer.Option(help="Which file of --base, if it holds several.")] = None,
+    elic: Annotated[str | None, typer.Option(help="ELIC's weights, where --base is in diffusers' layout.")] = None,
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="Of the weights of --base and --elic.")] = False,
     batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 16,
     crop_size: Annotated[int, typer.Option(help="Pixels a side of a crop.")] = 192,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 6e-4,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate; 6e-4, of adapters 1e-4.")] = None,
     rate_weights: Annotated[
         str | None, typer.Option(help="Weight of bits per pixel against the distortion, of each quality: 0.2,0.05,...")
     ] = None,
@@ -47,10 +55,10 @@ def train(
     """Train a DiT-IC; resumes by itself."""
     from pipeline.codecs.ditic.config import DiTICConfig
     from pipeline.codecs.ditic.device import choose_device
-    from pipeline.training.config import TrainConfig
+    from pipeline.training.config import AdapterRanks, TrainConfig
     from pipeline.training.loop import train as run
 
-    sizes = {"small": DiTICConfig.small, "tiny": DiTICConfig.tiny}
+    sizes = {"small": DiTICConfig.small, "tiny": DiTICConfig.tiny, "full": DiTICConfig.full}
     if size not in sizes:
         raise SettingError(f"--size {size}: choose one of {', '.join(sizes)}")
     if not as_json:
@@ -60,13 +68,15 @@ def train(
         text = json.dumps(line) if as_json else "  ".join(f"{name} {value:.5g}" for name, value in line.items())
         typer.echo(text)
 
+    with_adapters = size == "full" or base is not None
     config = TrainConfig(
         sources=tuple(sources),
         out=out,
         num_steps=steps,
         batch_size=batch_size,
         crop_size=crop_size,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or (1e-4 if with_adapters else 6e-4),
+        adapters=AdapterRanks() if with_adapters else None,
         rate_weights=None if rate_weights is None else _numbers(rate_weights),
         pruned_rate_weights=None if pruned_rate_weights is None else _numbers(pruned_rate_weights),
         pruning_step=pruning_step,
@@ -79,7 +89,14 @@ def train(
         log_every=log_every,
         seed=seed,
     )
-    path = run(config, sizes[size](), show)
+
+    def load() -> DiTIC:
+        from pipeline.training.lora import load_base
+
+        return load_base(opened["base"], sizes[size](), file=base_file, elic=opened.get("elic"))
+
+    opened = open_accepted({"base": base, "elic": elic}, accepted=accept_licence, err=as_json) if base else {}
+    path = run(config, sizes[size](), show, base=load if opened else None)
     typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")
 
 

@@ -33,6 +33,16 @@ class LossWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRanks:
+    """Ranks of the adapters of a run that leaves most weights frozen; the release's, twice the paper's."""
+
+    vae: int = 64
+    """Of the autoencoder's decoder."""
+    DiT: int = 128
+    """Of the transformer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Settings of a run."""
 
@@ -45,6 +55,8 @@ class TrainConfig:
     batch_size: int = 16
     crop_size: int = 192
     """Pixels a side; a multiple of the model's padding multiple."""
+    synthetic_share: float = 0.1
+    """Of the crops, those that are drawn: flat colours, ramps, patterns, text."""
     learning_rate: float = 6e-4
     warmup_steps: int = 200
     cooldown_share: float = 0.3
@@ -62,6 +74,8 @@ class TrainConfig:
     dists_file: Path | None = None
     distillation_margin: float = 0.5
     """Between the decoded latent and the encoder's, cosines above 1 - margin are not improved."""
+    adapters: AdapterRanks | None = None
+    """Train adapters, the latent codec and the condition, and leave the rest frozen; None: train all."""
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     log_every: int = 50
@@ -78,8 +92,9 @@ class TrainConfig:
             raise SettingError("steps, batch size and crop size must be at least 1")
         if self.loss.ms_ssim and self.crop_size <= 160:
             raise SettingError("MS-SSIM needs crops of more than 160 pixels a side")
-        if not 0 <= self.cooldown_share <= 1:
-            raise SettingError("cooldown_share is a share: between 0 and 1")
+        for name in ("cooldown_share", "synthetic_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"{name} is a share: between 0 and 1")
         if (self.pruned_rate_weights is None) != (self.pruning_step is None):
             raise SettingError("a second stage needs both its rate weights and its first step")
 

@@ -19,8 +19,6 @@ from pipeline.pixels.reader import read_pixels
 from pipeline.training.synthetic import synthetic_crop
 
 log = logging.getLogger(__name__)
-SYNTHETIC_SHARE = 0.1
-"""Of the crops to train on."""
 
 
 def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4) -> list[NDArray[np.uint8]]:
@@ -50,7 +48,7 @@ def sample_crops(
     num_crops: int,
     size: int,
     rng: np.random.Generator,
-    synthetic_share: float = SYNTHETIC_SHARE,
+    synthetic_share: float = 0.0,
 ) -> NDArray[np.uint8]:
     """Random crops, half of them mirrored: num_crops x 3 x size x size. Larger photos are drawn more often.
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC, Output
 from pipeline.errors import CheckpointError, SettingError
-from pipeline.training.config import TrainConfig
+from pipeline.training import lora
+from pipeline.training.config import AdapterRanks, TrainConfig
 from pipeline.training.data import load_photos, sample_crops
 from pipeline.training.losses import Loss, Objective
 from pipeline.training.optimizer import MuonAdamW
@@ -33,11 +35,18 @@ CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
 
 
-def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+def train(
+    config: TrainConfig,
+    model_config: DiTICConfig,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+    *,
+    base: Callable[[], DiTIC] | None = None,
+) -> Path:
     """Train until `config.num_steps`, going on from the checkpoint in `config.out` if there is one.
 
     Args:
         report: called with each line of the log.
+        base: loads the weights that adapters stand beside; a run that is resumed has them in its checkpoint.
 
     Returns:
         Path of the checkpoint.
@@ -51,7 +60,7 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
     for step in (0, config.num_steps):
         config.rate_weights_of(model_config.latent.num_qualities, step)
     config.out.mkdir(parents=True, exist_ok=True)
-    run = _Run(config, model_config)
+    run = _Run(config, model_config, base)
     photos = load_photos(config.sources, min_side=config.crop_size)
     log.info("training on %d photos from step %d to %d", len(photos), run.step, config.num_steps)
     started, first_step = time.monotonic(), run.step
@@ -60,11 +69,14 @@ def train(config: TrainConfig, model_config: DiTICConfig, report: Callable[[dict
         # Seeded by the step: a resumed run draws what an unbroken one would have drawn.
         rng = np.random.default_rng((config.seed, run.step))
         torch.manual_seed(config.seed * 1_000_003 + run.step)
+        draw = partial(
+            sample_crops, photos, num_crops=config.batch_size, size=config.crop_size, rng=rng,
+            synthetic_share=config.synthetic_share,
+        )  # fmt: skip
         if run.step == 0 and suits(model_config):
-            many = [sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng) for _ in range(16)]
+            many = [draw() for _ in range(16)]
             log.info("starting as a transform codec with steps of %.3f", run.start_as_transform_codec(many))
-        crops = sample_crops(photos, num_crops=config.batch_size, size=config.crop_size, rng=rng)
-        losses.append(run.update(torch.from_numpy(crops)))
+        losses.append(run.update(torch.from_numpy(draw())))
         if run.step % config.log_every == 0:
             line = {
                 "step": run.step,
@@ -93,7 +105,12 @@ def load_trained(checkpoint: Path, *, averaged: bool = True) -> tuple[DiTIC, dic
     """
     state = _read(checkpoint)
     model = DiTIC(DiTICConfig.from_dict(state["model_config"]))
+    ranks = state["run"].get("adapters")
+    if ranks is not None:
+        lora.add_adapters(model, AdapterRanks(**ranks))
     model.load_state_dict(state["ema" if averaged else "model"])
+    if ranks is not None:
+        lora.merge(model)
     return model.eval(), {"step": state["step"], **state["run"]}
 
 
@@ -113,15 +130,24 @@ def forward(model: DiTIC, x: Tensor, quality: Tensor, *, bf16: bool) -> Output:
 class _Run:
     """Model, optimizer and average, with the step they are at."""
 
-    def __init__(self, config: TrainConfig, model_config: DiTICConfig) -> None:
-        self.config, self.model_config = config, model_config
+    def __init__(self, config: TrainConfig, model_config: DiTICConfig, base: Callable[[], DiTIC] | None) -> None:
+        path = config.out / CHECKPOINT_NAME
+        if config.adapters is not None and base is None and not path.exists():
+            raise SettingError("adapters are trained beside weights: name them with --base")
+        self.config = config
         self.step = 0
         torch.manual_seed(config.seed)
-        self.model = DiTIC(model_config).to(config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        model = base() if base is not None and not path.exists() else DiTIC(model_config)
+        self.model_config = model.config
+        if config.adapters is not None:
+            lora.add_adapters(model, config.adapters)
+        self.model = model.to(config.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        if config.adapters is not None:
+            lora.share_frozen(self.average.module, self.model)
+            lora.recompute(self.model)
         self.optimizer = MuonAdamW(self.model, learning_rate=config.learning_rate)
         self.objective = Objective(config).to(config.device)
-        path = config.out / CHECKPOINT_NAME
         if path.exists():
             self._load(path)
 

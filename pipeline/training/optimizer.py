@@ -7,26 +7,31 @@ all their singular values equal.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 
 class MuonAdamW:
-    """Two optimizers that step as one. Weights of convolutions (depthwise ones aside) and of linear layers go to Muon."""
+    """Two optimizers that step as one. Weights of convolutions (depthwise ones aside) and of linear layers go to Muon;
+    adapters go to AdamW."""
 
     def __init__(self, model: nn.Module, *, learning_rate: float) -> None:
-        """Take every parameter of `model` but those named `quantiles`, which the freeze finds by bisection."""
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
-        self._matrices = [layer.weight for layer in layers]
+        """Take what of `model` is not frozen but for parameters named `quantiles`, which the freeze finds by bisection."""
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith("quantiles")}
+        ids = {id(p) for p in trained.values()}
+        # Equal singular values are no aim for an adapter, which has few of them and starts at zero.
+        layers = [m for name, m in model.named_modules() if _has_matrix(m) and ".lora_" not in name]
+        self._matrices = [layer.weight for layer in layers if id(layer.weight) in ids]
         taken = {id(p) for p in self._matrices}
-        others = [p for name, p in model.named_parameters() if not name.endswith("quantiles") and id(p) not in taken]
+        others = [p for p in trained.values() if id(p) not in taken]
         self.parameters = [*self._matrices, *others]
         # Muon takes matrices: out x (kernel x in) views, which share the weights' memory.
         self._views = [nn.Parameter(_as_matrix(p.detach())) for p in self._matrices]
         self._muon = torch.optim.Muon(self._views, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        fused = others[0].device.type != "meta"
+        self._adamw = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=fused)
 
     def step(self, *, learning_rate: float) -> None:
         """Apply the gradients of the model's parameters; one that has none stays."""
@@ -51,6 +56,10 @@ class MuonAdamW:
         """Inverse of `state_dict`."""
         self._muon.load_state_dict(state["muon"])
         self._adamw.load_state_dict(state["adamw"])
+
+
+def _has_matrix(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _as_matrix(weight: Tensor) -> Tensor:

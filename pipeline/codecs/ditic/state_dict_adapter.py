@@ -146,6 +146,24 @@ def from_lora(
     return Adapted(model=model, layout="lora", has_tables=has_tables)
 
 
+def from_base(config: DiTICConfig, *, vae: Tensors, transformer: Tensors, elic: Mapping[str, Any]) -> DiTIC:
+    """What adapters begin on: a base with its auxiliary encoder, and a latent codec and a condition of random weights.
+
+    Args:
+        vae: DC-AE with diffusers' names.
+        transformer: SANA with diffusers' names.
+        elic: ELIC's weights; of a whole model, its `g_a`.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
+    model = DiTIC(config)
+    for part, values in (("vae", vae), ("DiT", transformer), ("aux_codec", _elic(elic))):
+        module = model.get_submodule(part)
+        module.load_state_dict(_fitted(values, module.state_dict(), where=f"{part}."))
+    return model
+
+
 @torch.no_grad()
 def merge_adapters(module: nn.Module, adapters: Tensors, adapted: str, *, prefix: str = "") -> None:
     """Add low-rank adapters to the weights of `module`, in place, through peft.
@@ -164,6 +182,12 @@ def merge_adapters(module: nn.Module, adapters: Tensors, adapted: str, *, prefix
     expected = {name: value for name, value in module.state_dict().items() if ".lora_" in name}
     named = {re.sub(r"(\.lora_[AB])\.weight$", r"\1.default.weight", name): value for name, value in adapters.items()}
     module.load_state_dict(_fitted(named, expected, where=f"{prefix}."), strict=False, assign=True)
+    fold_adapters(module)
+
+
+@torch.no_grad()
+def fold_adapters(module: nn.Module) -> None:
+    """Put plain layers, adapters added to their weights, in the place of layers with adapters."""
     for path, layer in list(module.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             layer.merge()

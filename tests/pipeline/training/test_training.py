@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_and_the_frozen_checkpoint_codes_photos(photo_t
     lines: list[dict[str, float]] = []
     config = TrainConfig(
         sources=(photo_tar,), out=tmp_path, num_steps=40, batch_size=2, crop_size=128, loss=LossWeights(ms_ssim=0),
-        warmup_steps=5, learning_rate=2e-3, ema_decay=0.8, log_every=10, save_every=40,
+        synthetic_share=0, warmup_steps=5, learning_rate=2e-3, ema_decay=0.8, log_every=10, save_every=40,
     )  # fmt: skip
     checkpoint = train(config, DiTICConfig.tiny(), lines.append)
     assert lines[-1]["loss"] < lines[0]["loss"]
