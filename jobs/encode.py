@@ -20,6 +20,12 @@ def encode(
     archive: ArchiveUrl,
     codec: Codec = None,
     quality: Quality = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Least quality, measured on each decoded stream: ms_ssim=0.95,psnr=24.")
+    ] = None,
+    ladder: Annotated[
+        str | None, typer.Option(help="Codecs to try until one passes the gate, instead of --codec: ditic-small:3,avif:60.")
+    ] = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -32,7 +38,9 @@ def encode(
     """Encode every photo that the archive does not hold."""
     from jobs.settings import load_settings
 
-    settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
+    settings = load_settings(
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, device=device, weights=weights, ray_address=ray_address
+    )
 
     from pipeline.stages.encode import encode as run
 
@@ -63,7 +71,9 @@ def encode(
 
 def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
     """The job that `settings` describe; `retry` and `verify --repair` encode the same way."""
+    from pipeline.codecs.ladder import parse_ladder
     from pipeline.pixels.probe import PixelLimits
+    from pipeline.quality.gate import NO_GATE, parse_gate
     from pipeline.stages.encode import EncodeJob
 
     return EncodeJob(
@@ -71,6 +81,8 @@ def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
         archive=archive,
         codec=settings.codec,
         options=settings.codec_options(),
+        ladder=parse_ladder(settings.ladder) if settings.ladder else (),
+        gate=parse_gate(settings.gate) if settings.gate else NO_GATE,
         limits=PixelLimits(max_pixels=settings.max_pixels),
         commit_interval_s=settings.commit_interval_s,
     )

@@ -15,4 +15,4 @@ RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by defaul
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
 Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
 Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, jpeg, avif, webp, jxl or original.")]
-Quality = Annotated[int | None, typer.Option(help="Of ditic-small: 1 to 4, 4 by default; of jpeg, avif, webp and jxl: 1 to 100.")]
+Quality = Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")]

@@ -22,7 +22,11 @@ class Settings(BaseSettings):
 
     codec: str = "ditic-small"
     quality: int | None = Field(None, ge=1, le=100)
-    """Of a classical codec."""
+    """Of a classical codec 1 to 100, of ditic-small 1 to 4."""
+    gate: str | None = None
+    """What a decoded stream must reach to stand for its photo: ms_ssim=0.95,psnr=24."""
+    ladder: str | None = None
+    """Codecs to try in turn, instead of `codec`: ditic-small:3,avif:60,original."""
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     weights: Path | None = None
     """Frozen checkpoint of a neural codec; None for the one that comes with the package."""

@@ -23,10 +23,12 @@ from ray.exceptions import RayError
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
+from pipeline.codecs.ladder import Rung
 from pipeline.codecs.registry import CodecOptions, check_codec, codec_names
 from pipeline.errors import PhotoarkError, SettingError, StorageError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.progress import Clock, OnProgress, Progress
+from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.records import EncodedPhoto, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
@@ -46,6 +48,10 @@ class EncodeJob:
     archive: str
     codec: str = "ditic-small"
     options: CodecOptions = CodecOptions()
+    ladder: tuple[Rung, ...] = ()
+    """Codecs to try in turn, instead of `codec` alone."""
+    gate: Gate = NO_GATE
+    """What a decoded stream must reach to stand for its photo."""
     limits: PixelLimits = DEFAULT_LIMITS
     commit_interval_s: float = 5.0
     """At most this much finished work is lost when the job dies."""
@@ -56,6 +62,25 @@ class EncodeJob:
     def __post_init__(self) -> None:
         if self.codec not in codec_names():
             raise SettingError(f"no codec is called {self.codec!r}; choose one of {', '.join(codec_names())}")
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The ladder, which may have one rung."""
+        return self.ladder or (Rung(self.codec, self.options.quality),)
+
+    def settings(self) -> EncodeSettings:
+        """What a worker needs to know of it."""
+        return EncodeSettings(ladder=self.rungs, gate=self.gate, options=self.options, limits=self.limits)
+
+    def check(self) -> None:
+        """Raise what a worker's constructor would.
+
+        Raises:
+            SettingError: a codec or one of its options is wrong.
+            CheckpointError: weights are missing or damaged.
+        """
+        for rung in self.rungs:
+            check_codec(rung.codec, rung.options(self.options))
 
 
 def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
@@ -69,7 +94,7 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     """
     clock = Clock()
     # An error in an actor's constructor would reach us as text, after Ray had tried again and again.
-    check_codec(job.codec, job.options)
+    job.check()
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
     done = archive.keys()
@@ -125,12 +150,8 @@ def read_block(table: pa.Table) -> pa.Table:
 def _stream(job: EncodeJob, photos: list[Photo]) -> Iterator[list[EncodedPhoto]]:
     """Lists of finished rows, as the actors finish them."""
     plan = prepare(job.options.device)
-    settings = EncodeSettings(
-        codec=job.codec,
-        options=replace(job.options, device=plan.device),
-        limits=job.limits,
-        num_decode_threads=plan.threads_per_actor,
-    )
+    options = replace(job.options, device=plan.device)
+    settings = replace(job.settings(), options=options, num_decode_threads=plan.threads_per_actor)
     manifest = [photos_to_table(run) for run in blocks(photos, max_photos=job.block_photos, max_bytes=job.block_bytes)]
     rows = (
         ray.data.from_arrow(manifest)

@@ -7,30 +7,39 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from pipeline.codecs.base import Codec, Pixels
+from pipeline.codecs.ladder import Rung
 from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.errors import PhotoarkError, PhotoError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
+from pipeline.quality.gate import NO_GATE, Gate
+from pipeline.quality.metrics import Quality, measure
 from pipeline.records import EncodedPhoto, Outcome, PhotoHeader, encoded_to_table, photos_from_table
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeSettings:
     """What an encode worker needs to know."""
 
-    codec: str = "ditic-small"
+    ladder: tuple[Rung, ...] = (Rung("ditic-small"),)
+    """Codecs to try in turn; what none of them may stand for is kept as its bytes."""
+    gate: Gate = NO_GATE
+    """What a decoded stream must reach; without one, streams are not decoded."""
     options: CodecOptions = CodecOptions()
+    """Of all rungs but for the quality."""
     limits: PixelLimits = DEFAULT_LIMITS
     num_decode_threads: int = 2
     """Threads that decode pixels."""
@@ -42,20 +51,22 @@ class _Job:
 
     row: EncodedPhoto
     pixels: Pixels | None = None
+    refusals: list[str] = field(default_factory=list)
+    """Why the rungs so far did not do."""
 
 
 class EncodeWorker:
     """Callable class for `Dataset.map_batches`: table of `MANIFEST_SCHEMA` with data, sha256 and reason -> archive rows."""
 
     def __init__(self, settings: EncodeSettings) -> None:
-        """Load the codec.
+        """Load the codecs.
 
         Raises:
             SettingError: the codec or one of its options is wrong.
             CheckpointError: its weights are missing or damaged.
         """
         self._settings = settings
-        self._codec: Codec = get_codec(settings.codec, settings.options)
+        self._rungs = [(rung, get_codec(rung.codec, rung.options(settings.options))) for rung in settings.ladder]
         self._codec_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
         self._encoder = f"photoark {version('photoark')}"
@@ -94,7 +105,7 @@ class EncodeWorker:
         try:
             header = probe(data, limits=self._settings.limits)
             row = _with_header(row, header)
-            if self._codec.info.takes_files:
+            if self._rungs[0][1].info.takes_files:
                 return _Job(_kept(row, data, None))
             if header.unsupported:
                 return _Job(_kept(row, data, header.unsupported))
@@ -105,32 +116,64 @@ class EncodeWorker:
             return _Job(_kept(row, data, "too large to decode in the memory of this machine"))
 
     def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
+        for rung, codec in self._rungs:
+            if not codec.info.takes_files:
+                self._try_rung(rung, codec, [job for job in jobs if job.pixels is not None])
+        for job in jobs:
+            if job.pixels is not None:
+                job.row, job.pixels = _kept(job.row, data[job.row.key], "; ".join(job.refusals)), None
+
+    def _try_rung(self, rung: Rung, codec: Codec, jobs: Sequence[_Job]) -> None:
+        """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
         # All at once: which of them go through the networks together is the codec's to choose.
-        info = self._codec.info
-        for job, stream in zip(jobs, self._encode([job.pixels for job in jobs]), strict=True):
-            if isinstance(stream, bytes):
-                assert job.row.width and job.row.height
-                job.row = replace(
-                    job.row, outcome=Outcome.ENCODED, image=stream, codec=info.name, model=info.model, reason=None,
-                    bpp=8 * len(stream) / (job.row.width * job.row.height),
-                )  # fmt: skip
-            else:
-                job.row = _kept(job.row, data[job.row.key], stream.reason)
+        images = [job.pixels for job in jobs if job.pixels is not None]
+        streams = _each(codec.encode, images, f"{rung} could not encode it")
+        qualities = self._measured(rung, codec, images, streams)
+        for job, stream, quality in zip(jobs, streams, qualities, strict=True):
+            if isinstance(quality, _Refused):
+                job.refusals.append(quality.reason)
+                continue
+            assert isinstance(stream, bytes)
+            assert job.row.width and job.row.height
+            job.row = replace(
+                job.row, outcome=Outcome.ENCODED, image=stream, codec=codec.info.name, model=codec.info.model,
+                reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / (job.row.width * job.row.height),
+                psnr=quality.psnr if quality else None, ms_ssim=quality.ms_ssim if quality else None,
+            )  # fmt: skip
             job.pixels = None
 
-    def _encode(self, images: list[Pixels | None]) -> list[bytes | _Refused]:
-        """Bitstreams; a batch that fails is halved until the photo that fails stands alone."""
-        if not images:
-            return []
-        try:
-            return list(self._codec.encode([image for image in images if image is not None]))
-        except Exception as error:
-            if len(images) > 1:
-                middle = len(images) // 2
-                return self._encode(images[:middle]) + self._encode(images[middle:])
-            message = error.message if isinstance(error, PhotoarkError) else f"{type(error).__name__}: {error}"
-            log.warning("a photo cannot be encoded and is kept as it is: %s", message)
-            return [_Refused(f"{self._codec.info.name} could not encode it: {message}")]
+    def _measured(
+        self, rung: Rung, codec: Codec, images: Sequence[Pixels], streams: Sequence[bytes | _Refused]
+    ) -> list[Quality | _Refused | None]:
+        """Of each stream, decoded again: its quality, or why it may not stand for its photo; None where nothing is asked."""
+        found: list[Quality | _Refused | None] = [stream if isinstance(stream, _Refused) else None for stream in streams]
+        if not self._settings.gate:
+            return found
+        there = [i for i, stream in enumerate(streams) if isinstance(stream, bytes)]
+        decoded = _each(codec.decode, [streams[i] for i in there], f"{rung} could not decode it")
+        for i, image in zip(there, decoded, strict=True):
+            if isinstance(image, _Refused):
+                found[i] = image
+                continue
+            quality = measure(images[i], image)
+            refusal = self._settings.gate.refusal(quality)
+            found[i] = _Refused(f"{rung}: {refusal}") if refusal else quality
+        return found
+
+
+def _each(run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], what_failed: str) -> list[T | _Refused]:
+    """`run` on all items; a batch that fails is halved until the item that fails stands alone."""
+    if not items:
+        return []
+    try:
+        return list(run(items))
+    except Exception as error:
+        if len(items) > 1:
+            middle = len(items) // 2
+            return _each(run, items[:middle], what_failed) + _each(run, items[middle:], what_failed)
+        message = error.message if isinstance(error, PhotoarkError) else f"{type(error).__name__}: {error}"
+        log.warning("%s: %s", what_failed, message)
+        return [_Refused(f"{what_failed}: {message}")]
 
 
 @dataclass(frozen=True, slots=True)

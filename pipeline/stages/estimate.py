@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass
 
 from pipeline.archive.commit import Archive
-from pipeline.codecs.registry import check_codec
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, read_block
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.encode_worker import EncodeWorker
 
 NUM_SAMPLES = 8
 
@@ -41,7 +40,7 @@ def estimate(job: EncodeJob) -> Estimate:
         CheckpointError: the codec's weights are missing or damaged.
         ArchiveError: the archive cannot be opened.
     """
-    check_codec(job.codec, job.options)
+    job.check()
     photos = list_photos(job.source)
     try:
         done = Archive.open(job.archive).keys()
@@ -53,7 +52,7 @@ def estimate(job: EncodeJob) -> Estimate:
     elapsed_s = 0.0
     sample = _spread(todo)
     if sample:
-        worker = EncodeWorker(EncodeSettings(codec=job.codec, options=job.options, limits=job.limits))
+        worker = EncodeWorker(job.settings())
         worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
         start_s = time.perf_counter()
         for photo in sample:

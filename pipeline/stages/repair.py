@@ -16,7 +16,6 @@ from pipeline.archive.commit import Archive, ShardInfo
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
 from pipeline.archive.shard_writer import render_shard
 from pipeline.archive.verify import VerifyReport
-from pipeline.codecs.registry import check_codec
 from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_photos
@@ -77,7 +76,7 @@ def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambd
         ArchiveNotFoundError: there is no archive.
         PhotoarkError: part of the photos could not be processed; shards that were finished are repaired.
     """
-    check_codec(job.codec, job.options)
+    job.check()
     photos = {photo.key: photo for photo in list_photos(job.source)}
     archive, summary = Archive.open(job.archive), RepairSummary()
     damaged = {damage.shard for damage in report.damages}

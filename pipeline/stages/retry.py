@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.codecs.registry import check_codec
 from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_photos
@@ -32,7 +31,7 @@ def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummar
         PhotoarkError: part of the photos could not be processed; what was is committed.
     """
     clock = Clock()
-    check_codec(job.codec, job.options)
+    job.check()
     photos = {photo.key: photo for photo in list_photos(job.source)}
     archive = Archive.open(job.archive)
     # In the order of the shards, so that a commit changes few of them.
