@@ -45,7 +45,7 @@ def demo(
     photos: Annotated[Path, typer.Option(help="Folder of photos; it is only read.")] = SAMPLE_PHOTOS,
     out: Annotated[Path, typer.Option(help="Folder for archive, restored photos and contact sheet.")] = Path(".demo"),
     codec: Annotated[str, typer.Option(help="Codec to encode with.")] = "ditic-small",
-    quality: Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")] = None,
+    quality: Annotated[int | None, typer.Option(help="Of ditic-small: 1 to 4; of jpeg, avif, webp and jxl: 1 to 100.")] = None,
     device: Device = None,
     weights: Weights = None,
 ) -> None:
