@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,14 +41,24 @@ def train(
     pruning_step: Annotated[int | None, typer.Option(help="First step of the second stage.")] = None,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=WEIGHT, several times: mse=1, ms-ssim=0.08; off: perceptual, lpips, dists, distillation."),
+        typer.Option(
+            help="NAME=WEIGHT, several times: mse=1, ms-ssim=0.08; off unless given: perceptual, lpips, dists, distillation, "
+            "guidance, adversarial."
+        ),
     ] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="File of LPIPS, for --loss lpips=...")] = None,
     dists_weights: Annotated[Path | None, typer.Option(help="File of DISTS, for --loss dists=...")] = None,
+    pseudo_timestep: Annotated[
+        bool, typer.Option("--pseudo-timestep", help="A timestep for each position, as in the paper, and not one and a gain.")
+    ] = False,
+    synthetic_share: Annotated[
+        float, typer.Option(help="Of the crops, those that are drawn: flat colours, patterns, text.")
+    ] = 0.1,
     cooldown: Annotated[float, typer.Option(help="Last part of the steps, over which the learning rate falls.")] = 0.3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
     log_every: Annotated[int, typer.Option(help="Steps between two lines of the log.")] = 50,
+    sample_every: Annotated[int, typer.Option(help="Steps between two sheets of sample reconstructions; 0: none.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of weights, crops and noise.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -83,20 +93,27 @@ def train(
         loss=_loss_weights(loss or []),
         lpips_file=lpips_weights,
         dists_file=dists_weights,
+        synthetic_share=synthetic_share,
         cooldown_share=cooldown,
         device=choose_device(device),
         save_every=save_every,
         log_every=log_every,
+        sample_every=sample_every,
         seed=seed,
     )
+    model_config = sizes[size]()
+    if pseudo_timestep and with_adapters:
+        raise SettingError("--pseudo-timestep is for a model trained from nothing: published weights do not have it")
+    if pseudo_timestep:
+        model_config = replace(model_config, transformer=replace(model_config.transformer, pseudo_timestep=True))
 
     def load() -> DiTIC:
         from pipeline.training.lora import load_base
 
-        return load_base(opened["base"], sizes[size](), file=base_file, elic=opened.get("elic"))
+        return load_base(opened["base"], model_config, file=base_file, elic=opened.get("elic"))
 
     opened = open_accepted({"base": base, "elic": elic}, accepted=accept_licence, err=as_json) if base else {}
-    path = run(config, sizes[size](), show, base=load if opened else None)
+    path = run(config, model_config, show, base=load if opened else None)
     typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")
 
 

@@ -25,6 +25,10 @@ class LossWeights:
     dists: float = 0.0
     distillation: float = 0.0
     """Of the margin cosine between the decoded latent and the encoder's; 0.05 in the release."""
+    guidance: float = 0.0
+    """Of the condition's contrast with the text embeddings beside the photos; nothing where there are none."""
+    adversarial: float = 0.0
+    """Against the distortion's pull on the decoder's last layer; 0.5 in the paper."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -74,6 +78,12 @@ class TrainConfig:
     dists_file: Path | None = None
     distillation_margin: float = 0.5
     """Between the decoded latent and the encoder's, cosines above 1 - margin are not improved."""
+    guidance_until: float = 0.3
+    """Share of `num_steps` after which guidance ends."""
+    adversarial_from: float = 0.3
+    """Share of `num_steps` after which the discriminator joins."""
+    adversarial_learning_rate: float = 1e-4
+    """Of the discriminator, at all steps."""
     adapters: AdapterRanks | None = None
     """Train adapters, the latent codec and the condition, and leave the rest frozen; None: train all."""
     max_grad_norm: float = 1.0
@@ -82,6 +92,8 @@ class TrainConfig:
     """Steps."""
     save_every: int = 250
     """Steps."""
+    sample_every: int = 500
+    """Steps between two sheets of sample reconstructions; 0: none."""
     seed: int = 0
     device: str = "cpu"
     bf16: bool = True
@@ -92,7 +104,7 @@ class TrainConfig:
             raise SettingError("steps, batch size and crop size must be at least 1")
         if self.loss.ms_ssim and self.crop_size <= 160:
             raise SettingError("MS-SSIM needs crops of more than 160 pixels a side")
-        for name in ("cooldown_share", "synthetic_share"):
+        for name in ("cooldown_share", "synthetic_share", "guidance_until", "adversarial_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name} is a share: between 0 and 1")
         if (self.pruned_rate_weights is None) != (self.pruning_step is None):

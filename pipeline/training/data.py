@@ -1,14 +1,18 @@
-"""Crops to train on, from image tars and folders.
+"""Photos to train on, from image tars and folders, and the text embeddings beside them.
 
-Photos are decoded once and held in memory as uint8 (about 0.7 GB per 1,000 photos of 0.25 MP); a crop then costs a copy.
+Photos are decoded once and held in memory as uint8 (about 0.7 GB per 1,000 photos of 0.25 MP); `crops` cuts from them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from os.path import splitext
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +20,19 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PhotoError, SettingError
 from pipeline.pixels.reader import read_pixels
-from pipeline.training.synthetic import synthetic_crop
 
 log = logging.getLogger(__name__)
+_TEXT_SUFFIXES = (".npy", ".json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photos:
+    """What there is to train on."""
+
+    pixels: list[NDArray[np.uint8]]
+    """H x W x 3 each."""
+    texts: NDArray[np.float32] | None
+    """Embeddings of their captions, a row a photo, zeros where there is none; None if no photo has one."""
 
 
 def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4) -> list[NDArray[np.uint8]]:
@@ -30,45 +44,61 @@ def load_photos(sources: Sequence[Path], *, min_side: int, num_threads: int = 4)
     Raises:
         SettingError: a source does not exist, or nothing usable was found.
     """
-    with ThreadPoolExecutor(num_threads) as pool:
-        decoded = list(pool.map(lambda item: _decode(*item), _files(sources)))
-    photos = [pixels for pixels in decoded if pixels is not None and min(pixels.shape[:2]) >= min_side]
-    if not photos:
-        raise SettingError(f"no photo of at least {min_side} pixels a side in {', '.join(map(str, sources))}")
-    if len(photos) < len(decoded):
-        log.warning(
-            "%d of %d files left out: unreadable or under %d pixels", len(decoded) - len(photos), len(decoded), min_side
-        )
-    return photos
+    return load_with_texts(sources, min_side=min_side, num_threads=num_threads).pixels
 
 
-def sample_crops(
-    photos: Sequence[NDArray[np.uint8]],
-    *,
-    num_crops: int,
-    size: int,
-    rng: np.random.Generator,
-    synthetic_share: float = 0.0,
-) -> NDArray[np.uint8]:
-    """Random crops, half of them mirrored: num_crops x 3 x size x size. Larger photos are drawn more often.
+def load_with_texts(sources: Sequence[Path], *, min_side: int, num_threads: int = 4) -> Photos:
+    """As `load_photos`, with the text embeddings that lie beside the photos.
 
-    Args:
-        synthetic_share: of the crops, those that are drawn and not taken from photos.
+    That of `a/b.jpg` is `a/b.npy`, an array, or `a/b.json`, a list of numbers or an object with one under `embedding`; in a
+    tar likewise.
+
+    Raises:
+        SettingError: as above, or embeddings differ in length.
     """
-    areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
-    crops = np.empty((num_crops, 3, size, size), dtype=np.uint8)
-    for i, index in enumerate(rng.choice(len(photos), size=num_crops, p=areas / areas.sum())):
-        if rng.random() < synthetic_share:
-            crops[i] = synthetic_crop(size, rng).transpose(2, 0, 1)
-            continue
-        photo = photos[index]
-        top = rng.integers(photo.shape[0] - size + 1)
-        left = rng.integers(photo.shape[1] - size + 1)
-        crop = photo[top : top + size, left : left + size]
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        crops[i] = crop.transpose(2, 0, 1)
-    return crops
+    embeddings: dict[str, NDArray[np.float32]] = {}
+
+    def photos() -> Iterator[tuple[str, bytes]]:
+        for name, data in _files(sources):
+            stem, suffix = splitext(name)
+            if suffix not in _TEXT_SUFFIXES:
+                yield name, data
+            elif (embedding := _embedding(name, data)) is not None:
+                embeddings[stem] = embedding
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        decoded = list(pool.map(lambda item: (item[0], _decode(*item)), photos()))
+    found = [(name, pixels) for name, pixels in decoded if pixels is not None and min(pixels.shape[:2]) >= min_side]
+    if not found:
+        raise SettingError(f"no photo of at least {min_side} pixels a side in {', '.join(map(str, sources))}")
+    if len(found) < len(decoded):
+        log.warning("%d of %d files left out: unreadable or under %d pixels", len(decoded) - len(found), len(decoded), min_side)
+    texts = _texts([embeddings.get(splitext(name)[0]) for name, _ in found])
+    return Photos(pixels=[pixels for _, pixels in found], texts=texts)
+
+
+def _texts(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    lengths = sorted({len(embedding) for embedding in embeddings if embedding is not None})
+    if not lengths:
+        return None
+    if len(lengths) > 1:
+        raise SettingError(
+            f"text embeddings beside the photos have {lengths[0]} to {lengths[-1]} numbers: make all with one model"
+        )
+    return np.stack([np.zeros(lengths[0], np.float32) if embedding is None else embedding for embedding in embeddings])
+
+
+def _embedding(name: str, data: bytes) -> NDArray[np.float32] | None:
+    """The vector in an .npy or .json file; None where it holds something else, as the .json of many data sets does."""
+    try:
+        values = np.load(BytesIO(data), allow_pickle=False) if name.endswith(".npy") else json.loads(data)
+        if isinstance(values, dict):
+            values = values["embedding"]
+        vector = np.asarray(values, dtype=np.float32).ravel()
+    except (ValueError, TypeError, KeyError, EOFError):
+        log.info("%s holds no text embedding", name)
+        return None
+    return vector if vector.size and np.isfinite(vector).all() else None
 
 
 def _files(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -81,7 +111,9 @@ def _files(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
         elif source.suffix == ".tar" and source.is_file():
             yield from _members(source)
         elif source.is_file():
-            yield str(source), source.read_bytes()
+            beside = (source.with_suffix(suffix) for suffix in _TEXT_SUFFIXES)
+            for path in (source, *(p for p in beside if p.is_file())):
+                yield str(path), path.read_bytes()
         else:
             raise SettingError(f"{source}: no such file or folder of training photos")
 
@@ -96,7 +128,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _decode(name: str, data: bytes) -> NDArray[np.uint8] | None:
     try:
-        return read_pixels(data)
+        # As `crops` needs them, or it would hold them twice.
+        return np.require(read_pixels(data), requirements=("C", "W"))
     except PhotoError as error:
         log.info("%s left out: %s", name, error)
         return None

@@ -37,6 +37,7 @@ class Output:
     x_hat: Tensor  # B x 3 x H x W, about [-1, 1], not clamped
     lat: Tensor  # B x 32 x H/f x W/f, what the autoencoder made of x
     x0: Tensor  # B x 32 x H/f x W/f, what came of it after coding and the one step
+    condition: Tensor  # B x tokens x channels, what steered the transformer
     coded: Coded
 
 
@@ -61,8 +62,9 @@ class DiTIC(nn.Module):
         """Training pass over B photos in [-1, 1], sides multiples of `config.multiple`, each at its quality."""
         lat, aux = self.analyse(x)
         coded = self.codec(lat, aux, quality)
-        x0 = self.denoise(*self.steer(coded.y_hat, coded.scales, self.codec.gain(quality)))
-        return Output(x_hat=self.render(x0), lat=lat, x0=x0, coded=coded)
+        heads, condition = self.steer(coded.y_hat, coded.scales, self.codec.gain(quality))
+        x0 = self.denoise(heads, condition)
+        return Output(x_hat=self.render(x0), lat=lat, x0=x0, condition=condition, coded=coded)
 
     def analyse(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass; no aux without its encoder."""

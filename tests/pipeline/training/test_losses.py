@@ -30,7 +30,7 @@ def output(x_hat: torch.Tensor, *, likelihood: float = 0.5) -> Output:
         y_hat=lat, scales=lat,
         y_likelihoods=torch.full((len(x_hat), 4, 2, 2), likelihood), z_likelihoods=torch.ones(len(x_hat), 1),
     )  # fmt: skip
-    return Output(x_hat=x_hat, lat=lat, x0=-lat, coded=coded)
+    return Output(x_hat=x_hat, lat=lat, x0=-lat, condition=lat, coded=coded)
 
 
 def test_rate_and_squared_error_are_weighed_by_the_root_of_the_rate_weights() -> None:

@@ -15,9 +15,11 @@ from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.training.config import LossWeights, TrainConfig
-from pipeline.training.data import load_photos, sample_crops
+from pipeline.training.crops import NO_PHOTO, CropSource
+from pipeline.training.data import load_photos
 from pipeline.training.freeze import freeze
-from pipeline.training.loop import CHECKPOINT_NAME, LOG_NAME, load_trained, train
+from pipeline.training.loop import CHECKPOINT_NAME, load_trained, train
+from pipeline.training.record import LOG_NAME
 
 PHOTOS = Path(__file__).parents[2] / "photos"
 
@@ -88,8 +90,10 @@ def test_no_usable_photo_is_a_setting_error(photo_tar: Path, tmp_path: Path) -> 
 
 def test_crops_come_from_the_photos() -> None:
     photo = np.arange(40 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 50, 3)
-    crops = sample_crops([photo], num_crops=4, size=16, rng=np.random.default_rng(0), synthetic_share=0)
+    drawn = CropSource([photo[:20], photo], device="cpu").draw(num_crops=4, size=16, rng=np.random.default_rng(0))
+    crops = drawn.pixels.numpy()
     assert crops.shape == (4, 3, 16, 16)
+    assert set(drawn.photos) <= {0, 1}
     windows = [photo[i : i + 16, j : j + 16].transpose(2, 0, 1) for i in range(25) for j in range(35)]
     for crop in crops:
         assert any(np.array_equal(w, crop) or np.array_equal(w[:, :, ::-1], crop) for w in windows)
@@ -97,7 +101,9 @@ def test_crops_come_from_the_photos() -> None:
 
 def test_synthetic_pictures_are_of_every_kind_and_no_crops() -> None:
     photo = np.full((64, 64, 3), 77, np.uint8)
-    crops = sample_crops([photo], num_crops=200, size=64, rng=np.random.default_rng(0), synthetic_share=0.5)
+    batch = CropSource([photo], device="cpu").draw(num_crops=200, size=64, rng=np.random.default_rng(0), synthetic_share=0.5)
+    crops = batch.pixels.numpy()
+    assert [bool((crop == 77).all()) for crop in crops] == [photo != NO_PHOTO for photo in batch.photos]
     drawn = [crop for crop in crops if (crop != 77).any()]
     assert 70 < len(drawn) < 130
     num_colours = [len(np.unique(crop.reshape(3, -1), axis=1).T) for crop in drawn]
