@@ -105,3 +105,17 @@ def test_a_step_at_full_size_fits_into_80_gigabytes() -> None:
     num_bytes = step_bytes(config, DiTICConfig.full())
     # The weights alone are 4.2 GB in float32.
     assert 4.2e9 < num_bytes < 60e9
+
+
+@pytest.mark.gpu
+def test_a_step_at_full_size_on_cuda(tmp_path: Path, photo: np.ndarray) -> None:
+    Image.fromarray(np.tile(photo, (3, 2, 1))).save(tmp_path / "photo.png")
+    full = DiTICConfig.full()
+    config = TrainConfig(
+        sources=(tmp_path / "photo.png",), out=tmp_path, num_steps=1, batch_size=4, crop_size=512, log_every=1, save_every=1,
+        adapters=AdapterRanks(), rate_weights=(0.5,), device="cuda", sample_every=1, learning_rate=1e-4,
+    )  # fmt: skip
+    lines: list[dict[str, float]] = []
+    train(config, full, lines.append, base=lambda: DiTIC(full))
+    assert np.isfinite(lines[0]["loss"])
+    assert torch.cuda.max_memory_allocated() < 80e9
