@@ -147,12 +147,19 @@ class _Run:
         texts: NDArray[np.float32] | None,
     ) -> None:
         path = config.out / CHECKPOINT_NAME
-        if config.adapters is not None and base is None and not path.exists():
-            raise SettingError("adapters are trained beside weights: name them with --base")
+        state = _checked(path, config, model_config) if path.exists() else None
         self.config = config
         self.step = 0
         torch.manual_seed(config.seed)
-        model = base() if base is not None and not path.exists() else DiTIC(model_config)
+        if state is not None:
+            model = DiTIC(DiTICConfig.from_dict(state["model_config"]))
+        elif config.adapters is None:
+            model = DiTIC(model_config)
+        elif base is not None:
+            model = base()
+        else:
+            raise SettingError("adapters are trained beside weights: name them with --base")
+        # That of a base may differ from what was asked for in the width of its CDF tables.
         self.model_config = model.config
         if config.adapters is not None:
             lora.add_adapters(model, config.adapters)
@@ -175,8 +182,8 @@ class _Run:
             self.guide = Guide(channels, texts.shape[1], learning_rate=config.learning_rate, device=config.device)
             # The last row is that of drawn pictures, which have the index -1.
             self._texts = torch.from_numpy(np.vstack([texts, np.zeros_like(texts[:1])])).to(config.device)
-        if path.exists():
-            self._load(path)
+        if state is not None:
+            self._load(state)
 
     def update(self, crops: Crops) -> Loss:
         """One optimizer step."""
@@ -256,10 +263,7 @@ class _Run:
         torch.save(state, part)
         part.replace(path)
 
-    def _load(self, path: Path) -> None:
-        state = _read(path)
-        if DiTICConfig.from_dict(state["model_config"]) != self.model_config:
-            raise CheckpointError(f"{path} is of another model; name another --out folder")
+    def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.module.load_state_dict(state["ema"])
         self.average.n_averaged.copy_(state["num_averaged"])
@@ -292,6 +296,17 @@ def _means(losses: Sequence[Loss]) -> dict[str, float]:
 def _is_plain(value: object) -> bool:
     """Neither a path nor a tuple of them: those are of this machine."""
     return isinstance(value, int | float | str | dict)
+
+
+def _checked(path: Path, config: TrainConfig, model_config: DiTICConfig) -> dict[str, Any]:
+    """The checkpoint at `path`, if it is of the model and the kind of run that was asked for."""
+    state = _read(path)
+    saved = DiTICConfig.from_dict(state["model_config"])
+    adapters = None if config.adapters is None else asdict(config.adapters)
+    same = saved == model_config if adapters is None else saved.name == model_config.name
+    if not same or state["run"].get("adapters") != adapters:
+        raise CheckpointError(f"{path} is of another model; name another --out folder")
+    return state
 
 
 def _read(path: Path) -> dict[str, Any]:

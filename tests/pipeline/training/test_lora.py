@@ -32,7 +32,8 @@ def photo() -> np.ndarray:
 
 def settings(out: Path, steps: int) -> TrainConfig:
     return TrainConfig(
-        sources=(out / "photo.png",), out=out, num_steps=steps, batch_size=2, crop_size=128, loss=LossWeights(ms_ssim=0),
+        sources=(out / "photo.png",), out=out, num_steps=steps, batch_size=2, crop_size=128, adversarial_from=0,
+        loss=LossWeights(ms_ssim=0, adversarial=0.5),
         cooldown_share=0.0, warmup_steps=1, log_every=1, save_every=2, adapters=RANKS, learning_rate=1e-2,
     )  # fmt: skip
 
@@ -54,6 +55,8 @@ def test_adapters_the_codec_and_the_condition_train_and_nothing_else(tmp_path: P
     resumed = train(settings(parts, 4), TINY)  # what was frozen is in the checkpoint
     a, b = (torch.load(path, weights_only=True) for path in (checkpoint, resumed))
     assert all(torch.equal(a[part][name], b[part][name]) for part in ("model", "ema") for name in a[part])
+    with pytest.raises(CheckpointError, match="another model"):
+        train(replace(settings(parts, 5), adapters=None), TINY)
     # The average holds the frozen weights of the model themselves: the file does not hold them twice.
     frozen = "DiT.transformer_blocks.0.attn1.to_q.base_layer.weight"
     assert a["model"][frozen].untyped_storage().data_ptr() == a["ema"][frozen].untyped_storage().data_ptr()
@@ -66,7 +69,8 @@ def test_adapters_the_codec_and_the_condition_train_and_nothing_else(tmp_path: P
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     parts_changed = {name.split(".")[0] for name in changed}
     assert parts_changed == {"vae", "DiT", "codec", "prompter"}
-    assert not any(name.startswith("vae.encoder") for name in changed)
+    # The decoder's last layer is only asked for its gradient, by the adversary.
+    assert not any(name.startswith(("vae.encoder", "vae.decoder.conv_out")) for name in changed)
     difference = after["DiT.transformer_blocks.0.attn1.to_q.weight"] - before["DiT.transformer_blocks.0.attn1.to_q.weight"]
     assert int(torch.linalg.matrix_rank(difference, rtol=1e-3)) == 3
     assert "DiT.caption_projection.linear_1.weight" not in changed
