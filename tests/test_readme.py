@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = sorted({line.partition("#")[0].strip() for line in README.splitlines() if line.startswith("photoark ")})
-TARGETS = sorted(set(re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"^make .*|`[^`]*`", README, re.MULTILINE)))))
+# What is code, in fences and in spans: a line of prose may begin with the verb "make".
+FENCES = re.findall(r"^```.*?^```", README, re.MULTILINE | re.DOTALL)
+SPANS = re.findall(r"`[^`]*`", re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL))
+TARGETS = sorted(set(re.findall(r"^`?make ([a-z]+)\b", "\n".join([*FENCES, *SPANS]), re.MULTILINE)))
 PATHS = sorted(set(re.findall(r"`((?:\w[\w.-]*/)*\w[\w.-]*\.(?:md|toml|py|lock)|LICENSE|tests/\w+)`", README)))
 
 
