@@ -71,7 +71,7 @@ def encode(
 
 def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
     """The job that `settings` describe; `retry` and `verify --repair` encode the same way."""
-    from pipeline.codecs.ladder import parse_ladder
+    from pipeline.codecs.points import parse_ladder
     from pipeline.pixels.probe import PixelLimits
     from pipeline.quality.gate import NO_GATE, parse_gate
     from pipeline.stages.encode import EncodeJob

@@ -6,7 +6,6 @@ PHOTOS ─► evaluation.json, table.txt, rate_distortion.png and .svg, crops.pn
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.settings import Settings
-    from pipeline.evaluation import CodecAt, Evaluation
+    from pipeline.evaluation import Evaluation
     from pipeline.quality.rate_distortion import BDRate, Metric
 
 TABLE_WIDTH = 110
@@ -45,8 +44,9 @@ def evaluate(
 ) -> None:
     """Measure rate and quality of codecs over photos: table, BD-rates, plot, contact sheet and JSON."""
     from jobs.settings import load_settings
+    from pipeline.codecs.points import parse_points
 
-    points = [point for spec in codec for point in parse_codec(spec)]
+    points = list(dict.fromkeys(point for spec in codec for point in parse_points(spec)))
     names = list(dict.fromkeys(point.codec for point in points))
     anchor = anchor or names[-1]
     if anchor not in names:
@@ -64,7 +64,7 @@ def evaluate(
     limits = PixelLimits(max_pixels=settings.max_pixels)
     with shown(verb="evaluating", as_json=as_json) as on_progress:
         options = settings.codec_options()
-        result = run(photos, list(dict.fromkeys(points)), scorer, options=options, limits=limits, on_progress=on_progress)
+        result = run(photos, points, scorer, options=options, limits=limits, on_progress=on_progress)
     bd_rates = result.bd_rates(anchor)
     summary = _summary(result, bd_rates, anchor)
     out.mkdir(parents=True, exist_ok=True)
@@ -75,31 +75,6 @@ def evaluate(
     _tell(result, summary, tables, out, as_json=as_json)
     if result.failed:
         raise typer.Exit(3)
-
-
-def parse_codec(spec: str) -> list[CodecAt]:
-    """The points that NAME or NAME:QUALITIES names, with qualities as in 5,12,25 or 1..4 or both.
-
-    Raises:
-        SettingError: it is not of that form, or no codec has this name.
-    """
-    from pipeline.codecs.registry import codec_names
-    from pipeline.evaluation import CodecAt
-
-    name, colon, qualities = spec.partition(":")
-    if name not in codec_names():
-        raise SettingError(f"--codec {spec}: no codec is called {name!r}; choose one of {', '.join(codec_names())}")
-    if not colon:
-        return [CodecAt(codec=name, quality=None)]
-    points = []
-    for part in qualities.split(","):
-        if not (match := re.fullmatch(r"(\d+)(?:\.\.(\d+))?", part)):
-            raise SettingError(f"--codec {spec}: {part!r} is no quality; write them as in jpeg:5,12,25 or ditic-small:1..4")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise SettingError(f"--codec {spec}: the range {part} is empty; write the smaller quality first")
-        points += [CodecAt(codec=name, quality=quality) for quality in range(first, last + 1)]
-    return points
 
 
 def _summary(result: Evaluation, bd_rates: dict[str, dict[str, BDRate]], anchor: str) -> dict[str, Any]:

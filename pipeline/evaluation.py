@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.classical import FORMATS
-from pipeline.codecs.registry import CodecOptions, check_codec, get_codec
+from pipeline.codecs.points import CodecAt, codecs_at
+from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.errors import PhotoError, SettingError, StorageError, StreamError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
@@ -31,18 +32,6 @@ from pipeline.storage import Storage
 
 if TYPE_CHECKING:
     from pipeline.quality.scorer import Scorer, Scores
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodecAt:
-    """A codec at one of its qualities."""
-
-    codec: str
-    quality: int | None
-    """None for the codec's usual one."""
-
-    def __str__(self) -> str:
-        return self.codec if self.quality is None else f"{self.codec} {self.quality}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +177,10 @@ def evaluate(
     if not photos:
         raise SettingError(f"{source} holds no files: name a folder of photos")
     for point in points:
-        check_codec(point.codec, replace(options, quality=point.quality))
+        point.check(options)
     result = Evaluation(source=source, points=tuple(points), metrics=scorer.metrics)
     clock, num_done, bytes_done = Clock(), 0, 0
-    for i, point in enumerate(points):
-        # One codec at a time: two networks may not fit into memory together.
-        codec = get_codec(point.codec, replace(options, quality=point.quality))
+    for i, (point, codec) in enumerate(zip(points, codecs_at(points, options), strict=True)):
         result.models[point.codec] = codec.info.model
         for j, photo in enumerate(photos):
             outcome = _one(photo, point, codec, scorer, limits)
@@ -237,8 +224,8 @@ def at_equal_rate(
                 pixels = _read(listed[name], limits)[1]
                 at = replace(at, quality=_quality_for(at.codec, pixels, first.bpp))
             chosen.append((name, at))
-    for point in sorted({at for _, at in chosen}, key=lambda at: (result.codecs.index(at.codec), at.quality or 0)):
-        codec = get_codec(point.codec, replace(options, quality=point.quality))
+    points = sorted({at for _, at in chosen}, key=lambda at: (result.codecs.index(at.codec), at.quality or 0))
+    for point, codec in zip(points, codecs_at(points, options), strict=True):
         for name in (name for name, at in chosen if at == point):
             data, pixels = _read(listed[name], limits)
             stream, decoded = _through(codec, data, pixels)

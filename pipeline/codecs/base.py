@@ -37,6 +37,13 @@ class Codec(Protocol):
 
     info: CodecInfo
 
+    def at(self, quality: int | None) -> Codec:
+        """The same codec at another quality (None: its usual one), with the same network. Not for use by threads at once.
+
+        Raises:
+            SettingError: it has no such quality.
+        """
+
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One bitstream a photo, in order."""
 

@@ -50,6 +50,10 @@ class PillowCodec:
             import pillow_jxl  # noqa: F401 (registers itself with Pillow)
         self.info = CodecInfo(name=name, model=None)
 
+    def at(self, quality: int | None) -> PillowCodec:
+        """See `Codec.at`."""
+        return PillowCodec(self.info.name, quality=quality)
+
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One file a photo; see `Codec.encode`.
 

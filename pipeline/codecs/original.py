@@ -13,6 +13,10 @@ class OriginalCodec:
 
     info = CodecInfo(name="original", model=None, takes_files=True)
 
+    def at(self, quality: int | None) -> OriginalCodec:
+        """Itself: it has but one."""
+        return self
+
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """Refused: it has the file's bytes only where the pipeline hands them over."""
         raise PhotoError("`original` stores files as they are; it cannot make one from pixels")

@@ -23,8 +23,8 @@ from ray.exceptions import RayError
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
-from pipeline.codecs.ladder import Rung
-from pipeline.codecs.registry import CodecOptions, check_codec, codec_names
+from pipeline.codecs.points import CodecAt
+from pipeline.codecs.registry import CodecOptions, codec_names
 from pipeline.errors import PhotoarkError, SettingError, StorageError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.progress import Clock, OnProgress, Progress
@@ -48,7 +48,7 @@ class EncodeJob:
     archive: str
     codec: str = "ditic-small"
     options: CodecOptions = CodecOptions()
-    ladder: tuple[Rung, ...] = ()
+    ladder: tuple[CodecAt, ...] = ()
     """Codecs to try in turn, instead of `codec` alone."""
     gate: Gate = NO_GATE
     """What a decoded stream must reach to stand for its photo."""
@@ -64,9 +64,9 @@ class EncodeJob:
             raise SettingError(f"no codec is called {self.codec!r}; choose one of {', '.join(codec_names())}")
 
     @property
-    def rungs(self) -> tuple[Rung, ...]:
+    def rungs(self) -> tuple[CodecAt, ...]:
         """The ladder, which may have one rung."""
-        return self.ladder or (Rung(self.codec, self.options.quality),)
+        return self.ladder or (CodecAt(self.codec, self.options.quality),)
 
     def settings(self) -> EncodeSettings:
         """What a worker needs to know of it."""
@@ -80,7 +80,7 @@ class EncodeJob:
             CheckpointError: weights are missing or damaged.
         """
         for rung in self.rungs:
-            check_codec(rung.codec, rung.options(self.options))
+            rung.check(self.options)
 
 
 def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from pipeline.codecs.base import Codec, Pixels
-from pipeline.codecs.ladder import Rung
-from pipeline.codecs.registry import CodecOptions, get_codec
+from pipeline.codecs.points import CodecAt, codecs_at
+from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError, PhotoError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class EncodeSettings:
     """What an encode worker needs to know."""
 
-    ladder: tuple[Rung, ...] = (Rung("ditic-small"),)
+    ladder: tuple[CodecAt, ...] = (CodecAt("ditic-small"),)
     """Codecs to try in turn; what none of them may stand for is kept as its bytes."""
     gate: Gate = NO_GATE
     """What a decoded stream must reach; without one, streams are not decoded."""
@@ -66,7 +66,7 @@ class EncodeWorker:
             CheckpointError: its weights are missing or damaged.
         """
         self._settings = settings
-        self._rungs = [(rung, get_codec(rung.codec, rung.options(settings.options))) for rung in settings.ladder]
+        self._rungs = list(zip(settings.ladder, codecs_at(settings.ladder, settings.options), strict=True))
         self._codec_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
         self._encoder = f"photoark {version('photoark')}"
@@ -123,7 +123,7 @@ class EncodeWorker:
             if job.pixels is not None:
                 job.row, job.pixels = _kept(job.row, data[job.row.key], "; ".join(job.refusals)), None
 
-    def _try_rung(self, rung: Rung, codec: Codec, jobs: Sequence[_Job]) -> None:
+    def _try_rung(self, rung: CodecAt, codec: Codec, jobs: Sequence[_Job]) -> None:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
         # All at once: which of them go through the networks together is the codec's to choose.
         images = [job.pixels for job in jobs if job.pixels is not None]
@@ -143,7 +143,7 @@ class EncodeWorker:
             job.pixels = None
 
     def _measured(
-        self, rung: Rung, codec: Codec, images: Sequence[Pixels], streams: Sequence[bytes | _Refused]
+        self, rung: CodecAt, codec: Codec, images: Sequence[Pixels], streams: Sequence[bytes | _Refused]
     ) -> list[Quality | _Refused | None]:
         """Of each stream, decoded again: its quality, or why it may not stand for its photo; None where nothing is asked."""
         found: list[Quality | _Refused | None] = [stream if isinstance(stream, _Refused) else None for stream in streams]

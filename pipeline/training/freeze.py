@@ -104,8 +104,8 @@ def freeze_model(
     model.to("meta")
 
     num_pixels = sum(photo.shape[0] * photo.shape[1] for photo in calibration) * len(qualities)
-    codecs = [DiTICCodec.load(target, quality=1 + quality) for quality in qualities]
-    streams = [codec.encode([photo])[0] for photo, codec in product(calibration, codecs)]
+    codec = DiTICCodec.load(target)
+    streams = [codec.at(1 + quality).encode([photo])[0] for photo, quality in product(calibration, qualities)]
     exact_bytes = sum(len(unpack(stream)[1]) for stream in streams)
     return FreezeReport(
         fingerprint=fingerprint,

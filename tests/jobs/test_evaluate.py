@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.evaluate import parse_codec
-from pipeline.errors import SettingError
-
 
 def photoark(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "jobs", *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -94,12 +91,3 @@ def test_a_file_of_other_weights_is_refused(folder: Path, tmp_path: Path) -> Non
     result = photoark("evaluate", folder, "-o", tmp_path / "out", "--codec", "jpeg:5", "--lpips-weights", folder / "sunset.png")
     assert result.returncode == 1
     assert "cannot be read as a state dict of lpips.LPIPS" in result.stderr
-
-
-def test_codecs_and_qualities_are_read() -> None:
-    assert [str(point) for point in parse_codec("ditic-small:1..3")] == ["ditic-small 1", "ditic-small 2", "ditic-small 3"]
-    assert [str(point) for point in parse_codec("avif")] == ["avif"]
-    assert [point.quality for point in parse_codec("jpeg:5,8..9,70")] == [5, 8, 9, 70]
-    for spec, message in (("jpeg:", "'' is no quality"), ("jpeg:high", "'high' is no quality"), ("jpeg:9..5", "9..5 is empty")):
-        with pytest.raises(SettingError, match=message):
-            parse_codec(spec)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.codecs.points import CodecAt
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
-from pipeline.evaluation import CodecAt, Evaluation, at_equal_rate, evaluate
+from pipeline.evaluation import Evaluation, at_equal_rate, evaluate
 from pipeline.progress import Progress
 from pipeline.quality.scorer import Scorer
 
@@ -86,7 +87,7 @@ def test_a_photo_that_one_codec_refuses_counts_for_none(folder: Path, tmp_path: 
     Image.new("RGB", (16400, 20), (90, 120, 30)).save(tmp_path / "wide.png")  # WebP ends at 16383
     result = evaluate(str(tmp_path), [POINTS[3], POINTS[0]], scorer, options=CodecOptions())
     (failure,) = result.failed
-    assert (failure.photo, str(failure.at)) == ("wide.png", "webp 10")
+    assert (failure.photo, str(failure.at)) == ("wide.png", "webp:10")
     assert "16383" in failure.reason
     assert "wide.png" in {m.photo for m in result.measured}
     bpp = [m.bpp for m in result.measured if m.at == POINTS[3] and m.photo != "wide.png"]

@@ -6,6 +6,7 @@ decode: container -> rANS and exact entropy model, step by step -> heads, transf
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -96,6 +97,12 @@ class DiTICCodec:
             return cls(loaded, device=device, runtime=runtime, quality=quality, workers=workers)
 
         return workers.solo(make)
+
+    def at(self, quality: int | None) -> DiTICCodec:
+        """See `Codec.at`."""
+        other = copy.copy(self)
+        other.quality = self.model.config.check_quality(quality)
+        return other
 
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One container a photo; see `Codec.encode`."""

@@ -202,6 +202,11 @@ class ReleaseCodec:
         """
         return cls(*checkpoint.load_float(weights), device=device)
 
+    def at(self, quality: int | None) -> ReleaseCodec:
+        """See `Codec.at`: the release has a file of weights for each of its rates."""
+        self.model.config.check_quality(quality)
+        return self
+
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One container a photo; see `Codec.encode`."""
         streams = []

@@ -17,7 +17,7 @@ from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import write_shard
 from pipeline.archive.verify import VerifyReport, verify
-from pipeline.codecs.ladder import Rung
+from pipeline.codecs.points import CodecAt
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError
 from pipeline.progress import Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_to_table
@@ -45,7 +45,7 @@ def photo(seed: int) -> bytes:
 
 def archived(source: str, archive: str, *, shard_photos: int) -> EncodeJob:
     """What `encode` makes of a source, in shards of known size and without starting anything."""
-    worker = EncodeWorker(EncodeSettings(ladder=(Rung("webp"),)))
+    worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
     rows = encoded_from_table(worker(read_block(photos_to_table(list_photos(source)))))
     for i in range(0, len(rows), shard_photos):
         Archive.open_or_create(archive).commit(rows[i : i + shard_photos])
