@@ -249,14 +249,23 @@ class FixedShuffle(nn.PixelShuffle):
         return x.map(super().forward)
 
 
-def require_exact_float32() -> None:
-    """Check that this process lets float32 products be what they are.
+def require_exact_float32(device: torch.device) -> None:
+    """Check that this process lets products of float32 matrices on `device` be what they are.
+
+    Convolutions have settings of their own, which do not count: the layers here compute them in float64.
 
     Raises:
         SettingError: they are set to run in fewer bits, which would write streams that nobody can read.
     """
-    if torch.get_float32_matmul_precision() != "highest":
-        raise SettingError('exact streams need torch.set_float32_matmul_precision("highest"), which is the default')
+    # Of the two ways to set it, either shows here; torch.get_float32_matmul_precision stops where both were used.
+    backends: Any = torch.backends  # whose types lack what torch adds at run time
+    name = "cuda" if device.type == "cuda" else "mkldnn"
+    precision = getattr(backends, name).matmul.fp32_precision
+    if precision not in ("none", "ieee"):
+        raise SettingError(
+            f"exact streams need float32 products in full, and this process has them in {precision}: "
+            f'set torch.backends.{name}.matmul.fp32_precision = "ieee"'
+        )
 
 
 def use_kernels(module: nn.Module) -> None:

@@ -95,7 +95,7 @@ class ExactEntropyModel:
             z: B x Z x h/4 x w/4, float.
             quality: B integers from 0.
         """
-        require_exact_float32()
+        require_exact_float32(self.z_medians.device)
         z_symbols = _to_symbols(z - self.z_medians * 2.0**-self.z_bits)
         parts = [_flat(z_symbols)]
         rows = [self._z_rows(z_symbols.shape)]
@@ -122,7 +122,7 @@ class ExactEntropyModel:
         Raises:
             CorruptStreamError: a stream ends early or holds impossible values.
         """
-        require_exact_float32()
+        require_exact_float32(self.z_medians.device)
         batch, channels = len(decoders), self.z_medians.shape[1]
         z_shape = (batch, channels, height // 4, width // 4)
         symbols: list[list[Symbols]] = [[] for _ in decoders]

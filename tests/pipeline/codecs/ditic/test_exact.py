@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +20,14 @@ from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.precision import Runtime
 from pipeline.entropy.container import pack, unpack
+from pipeline.entropy.fixed_point import require_exact_float32
 from pipeline.errors import CheckpointError, CorruptStreamError, SettingError, StreamError, UnknownModelError
 from pipeline.pixels.reader import read_pixels
 from pipeline.quality.metrics import measure
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 PHOTOS = Path(__file__).parents[3] / "photos"
+BACKENDS: Any = torch.backends  # whose types lack what torch adds at run time
 
 
 @contextmanager
@@ -39,6 +42,15 @@ def num_threads(count: int) -> Iterator[None]:
 
 def digest(latents: list[torch.Tensor]) -> list[str]:
     return [hashlib.sha256(t.numpy().tobytes()).hexdigest() for t in latents]
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """Products of float32 as a fresh process has them, afterwards."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for setting in (BACKENDS, BACKENDS.mkldnn.matmul, BACKENDS.cuda.matmul):
+        setting.fp32_precision = "none"
 
 
 @pytest.fixture(scope="module", params=["tiny", "small"])
@@ -80,13 +92,35 @@ def test_the_fast_integers_are_those_of_the_reference(
     assert digest(codec.latents(streams)) == expected
 
 
-def test_products_in_fewer_bits_are_refused(tiny: DiTICCodec, photos: list[NDArray[np.uint8]]) -> None:
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with pytest.raises(SettingError, match="highest"):
-            tiny.encode(photos[:1])
-    finally:
-        torch.set_float32_matmul_precision("highest")
+@pytest.mark.parametrize(
+    ("precision", "lower"),
+    [
+        ("bf16", lambda: torch.set_float32_matmul_precision("medium")),
+        ("bf16", lambda: setattr(BACKENDS.mkldnn.matmul, "fp32_precision", "bf16")),
+        ("tf32", lambda: setattr(BACKENDS, "fp32_precision", "tf32")),
+    ],
+    ids=["for all, as before torch 2.9", "of the CPU", "for all"],
+)
+def test_products_in_fewer_bits_are_refused(
+    tiny: DiTICCodec, photos: list[NDArray[np.uint8]], full_precision: None, precision: str, lower: Callable[[], None]
+) -> None:
+    (stream,) = tiny.encode(photos[:1])
+    expected = digest(tiny.latents([stream]))
+    lower()
+    message = f'in {precision}: set torch.backends.mkldnn.matmul.fp32_precision = "ieee"'
+    with pytest.raises(SettingError, match=message):
+        tiny.encode(photos[:1])
+    with pytest.raises(SettingError, match=message):
+        tiny.latents([stream])
+    BACKENDS.mkldnn.matmul.fp32_precision = "ieee"  # as the message says
+    assert digest(tiny.latents([stream])) == expected
+
+
+def test_fewer_bits_on_a_gpu_concern_the_gpu_alone(full_precision: None) -> None:
+    BACKENDS.cuda.matmul.fp32_precision = "tf32"
+    require_exact_float32(torch.device("cpu"))
+    with pytest.raises(SettingError, match=r"torch.backends.cuda.matmul.fp32_precision"):
+        require_exact_float32(torch.device("cuda"))
 
 
 def test_one_set_of_weights_codes_at_four_rates_and_reads_them_all() -> None:
