@@ -24,7 +24,7 @@ from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE, Packin
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.entropy.container import unpack
 from pipeline.entropy.encoder import encode_symbols
-from pipeline.entropy.fixed_point import observe
+from pipeline.entropy.quantise import observe
 from pipeline.entropy.tables import CdfTables
 from pipeline.errors import CheckpointError
 from pipeline.pixels.padding import pad

@@ -20,17 +20,8 @@ from torch import Tensor, nn
 from pipeline.codecs.ditic.blocks import Add, Concat, HalfTanh, Halves, Identity, WSiLU
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec, Packing
 from pipeline.entropy.decoder import RansDecoder
-from pipeline.entropy.fixed_point import (
-    LIMIT,
-    Activation,
-    Fixed,
-    Ranges,
-    Spec,
-    convert,
-    fraction_bits,
-    require_exact_float32,
-    restore,
-)
+from pipeline.entropy.fixed_point import LIMIT, Fixed, Spec, require_exact_float32, restore
+from pipeline.entropy.quantise import Activation, Ranges, convert, fraction_bits
 from pipeline.entropy.tables import CdfTables
 
 SYMBOL_LIMIT = 1 << 14
@@ -168,7 +159,7 @@ def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict
     """Integer form of a float `LatentCodec` whose CDF tables are up to date.
 
     Args:
-        ranges: largest values seen by `fixed_point.observe` on calibration photos.
+        ranges: largest values seen by `entropy.quantise.observe` on calibration photos.
         largest_z: largest magnitude of z seen there.
 
     Returns:

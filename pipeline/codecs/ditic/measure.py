@@ -28,7 +28,7 @@ from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.precision import Runtime
 from pipeline.entropy.encoder import encode_batch
-from pipeline.entropy.fixed_point import observe
+from pipeline.entropy.quantise import observe
 from pipeline.errors import PhotoarkError
 from pipeline.pixels.padding import pad
 

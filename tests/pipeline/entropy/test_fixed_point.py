@@ -9,7 +9,8 @@ from torch import nn
 
 from pipeline.codecs.ditic.blocks import DCB
 from pipeline.codecs.ditic.exact import ACTIVATIONS, KINDS, NARROW
-from pipeline.entropy.fixed_point import Fixed, FixedConv2d, convert, observe, restore
+from pipeline.entropy.fixed_point import Fixed, FixedConv2d, restore
+from pipeline.entropy.quantise import convert, observe
 from pipeline.errors import CheckpointError
 
 
