@@ -20,8 +20,9 @@ from torch import Tensor
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.exact import cdf_tables, quantise
-from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE, Packing
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, SCALE_TABLE
 from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.packing import Packing
 from pipeline.entropy.container import unpack
 from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.quantise import observe

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.blocks import Add, Concat, HalfTanh, Halves, Identity, WSiLU
-from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec, Packing
+from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH, NUM_STEPS, SCALE_TABLE, LatentCodec
+from pipeline.codecs.ditic.packing import Packing
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.fixed_point import LIMIT, Fixed, Spec, require_exact_float32, restore
 from pipeline.entropy.quantise import Activation, Ranges, convert, fraction_bits

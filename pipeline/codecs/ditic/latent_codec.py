@@ -15,8 +15,8 @@ What the decoder needs before the last symbol (`h_s`, the adapters, `g_c`, `LRP`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,24 +34,17 @@ from pipeline.codecs.ditic.blocks import (
     HyperUp,
     Identity,
     Upsample,
-    joined,
 )
 from pipeline.codecs.ditic.config import DiTICConfig, LatentCodecConfig
 from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
-from pipeline.entropy.fixed_point import FixedConv2d
+from pipeline.codecs.ditic.packing import Packing, in_strips, whole
 
 NUM_STEPS = 4
 SCALE_TABLE: tuple[float, ...] = tuple(np.exp(np.linspace(np.log(0.11), np.log(256), 64)).tolist())
 """Standard deviations of the 64 Gaussian CDFs."""
 
-STRIP_POSITIONS = 1 << 13
-"""Larger maps pass a step of the context model in strips of about so many positions."""
-
 ENTROPY_PATH = ("h_s", "adapter_in", "g_c", "adapter_out", "LRP", "to_latent", "concat", "lrp_tanh", "add_lrp")
 """Names of the submodules that the decoder runs before the last symbol is known."""
-
-# Cell positions (0,0), (0,1), (1,0), (1,1) are numbered 0..3; entry [k][g] is where step k codes channel group g.
-_POSITIONS = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +191,7 @@ class LatentCodec(nn.Module):
                 (correction,) = packing.run(lrp, both, k, num_maps=1)
                 return (self.add_lrp(y_k, self.lrp_tanh(correction)),)
 
-            run = _in_strips if self.in_strips else _whole
+            run = in_strips if self.in_strips else whole
             mean, scale = run(parameters, base, margin=self._context_margin)
             (y_k,) = run(corrected, base, mean + code(k, mean, scale), margin=self._correction_margin)
             base = packing.put(base, y_k, k)
@@ -206,7 +199,7 @@ class LatentCodec(nn.Module):
         return base
 
     def z_medians(self) -> Tensor:
-        """Centre of each channel of z, constant to the gradient (the auxiliary loss moves it)."""
+        """Centre of each channel of z, constant to the gradient: found when the weights are frozen, or released with them."""
         return self.entropy_bottleneck._get_medians().detach().flatten()
 
     def _reserve_tables(self, z_channels: int, bottleneck_length: int) -> None:
@@ -272,108 +265,6 @@ class HyperSynthesis(nn.Module):
 
     def forward(self, z_hat: Any) -> Any:
         return self.increase(z_hat)
-
-
-def _in_strips(run: Callable[..., tuple[Any, ...]], *maps: Any, margin: int) -> tuple[Any, ...]:
-    """`run(*maps)`, of large maps in strips of rows, which stay in a cache and need little memory.
-
-    Args:
-        run: maps of one height -> maps of the same height.
-        maps: B x any x h x w, h even.
-        margin: rows above and below that a row of the result depends on.
-    """
-    batch, _, height, width = maps[0].shape
-    num_strips = batch * height * width // STRIP_POSITIONS
-    if num_strips < 2:
-        return run(*maps)
-    rows, margin = -(-height // num_strips // 2) * 2, -(-margin // 2) * 2  # even: the cells of `Packing` stay whole
-
-    def rows_of(maps: Sequence[Any], first: int, last: int) -> list[Any]:
-        return [_of(x, lambda values: values[:, :, first:last]) for x in maps]
-
-    strips = []
-    for top in range(0, height, rows):
-        first, last = max(0, top - margin), min(height, top + rows + margin)
-        strips.append(rows_of(run(*rows_of(maps, first, last)), top - first, min(height, top + rows) - first))
-    return tuple(joined(parts, height) for parts in zip(*strips, strict=True))
-
-
-def _whole(run: Callable[..., tuple[Any, ...]], *maps: Any, margin: int) -> tuple[Any, ...]:
-    return run(*maps)
-
-
-class Packing:
-    """Between maps of C channels and what step k codes of them, one channel group at every position: C/4 channels.
-
-    Takes and returns tensors or `Fixed`.
-    """
-
-    def __init__(self, like: Any) -> None:
-        """For maps of the shape of `like`, B x C x h x w; h and w even."""
-        self.batch, self.channels, self.height, self.width = like.shape
-        self.group = self.channels // 4
-
-    def pack(self, x: Any, k: int) -> Any:
-        """B x C x h x w -> B x C/4 x h x w; B and h x w may be 1, for the same everywhere."""
-        return _of(x, lambda values: self._pack(values, k))
-
-    def run(self, layers: Iterable[nn.Module], x: Any, k: int, *, num_maps: int) -> list[Any]:
-        """What step k codes of each of the maps that `layers` make of x; a narrow last layer computes nothing else."""
-        *first, last = layers
-        for layer in first:
-            x = layer(x)
-        if not isinstance(last, FixedConv2d) or not last.pointwise or last.dtype == torch.float64:
-            return [self.pack(part, k) for part in last(x).chunk(num_maps, dim=1)]
-        packed: list[Any] = []
-        for i in range(num_maps):
-            out = self._zeros(x.values, self.group)
-            for channels, rows, columns in self._places(k):
-                wanted = slice(i * self.channels + channels.start, i * self.channels + channels.stop)
-                part = last.of_channels(replace(x, values=x.values[:, :, rows, columns]), wanted)
-                out[:, :, rows, columns] = part.values
-            packed.append(replace(part, values=out))
-        return packed
-
-    def put(self, x: Any, packed: Any, k: int) -> Any:
-        """x with `packed` where step k codes."""
-        return _of(x, lambda values: self._put(values.clone(), packed if isinstance(packed, Tensor) else packed.values, k))
-
-    def unpack_one(self, packed: Any, k: int) -> Any:
-        """Inverse of `pack`, zero where step k does not code."""
-        return _of(packed, lambda values: self._put(self._zeros(values, self.channels), values, k))
-
-    def unpack(self, steps: Sequence[Tensor]) -> Tensor:
-        """What all four steps code, in its places."""
-        out = self._zeros(steps[0], self.channels)
-        for k, packed in enumerate(steps):
-            out = self._put(out, packed, k)
-        return out
-
-    def _pack(self, x: Tensor, k: int) -> Tensor:
-        if x.shape[2:] != (self.height, self.width):
-            x = x.expand(-1, self.channels, self.height, self.width)
-        out = torch.empty((len(x), self.height, self.width, self.group), dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
-        for channels, rows, columns in self._places(k):
-            out[:, :, rows, columns] = x[:, channels, rows, columns]
-        return out
-
-    def _put(self, x: Tensor, packed: Tensor, k: int) -> Tensor:
-        for channels, rows, columns in self._places(k):
-            x[:, channels, rows, columns] = packed[:, :, rows, columns]
-        return x
-
-    def _zeros(self, like: Tensor, channels: int) -> Tensor:
-        shape = (self.batch, self.height, self.width, channels)
-        return torch.zeros(shape, dtype=like.dtype, device=like.device).permute(0, 3, 1, 2)
-
-    def _places(self, k: int) -> Iterator[tuple[slice, slice, slice]]:
-        for group, position in enumerate(_POSITIONS[k]):
-            channels = slice(group * self.group, (group + 1) * self.group)
-            yield channels, slice(position // 2, None, 2), slice(position % 2, None, 2)
-
-
-def _of(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    return function(x) if isinstance(x, Tensor) else x.map(function)
 
 
 class _Stack(nn.Module):

@@ -31,8 +31,9 @@ from pipeline.codecs.base import CodecInfo, Pixels
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import MAX_PIXELS
 from pipeline.codecs.ditic.exact import SYMBOL_LIMIT, cdf_tables
-from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec, Packing
+from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec
 from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.packing import Packing
 from pipeline.entropy import container
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_symbols

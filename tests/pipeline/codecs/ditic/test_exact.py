@@ -88,7 +88,7 @@ def test_the_fast_integers_are_those_of_the_reference(
     streams = codec.encode([*photos, np.tile(photos[0], (3, 3, 1))])
     expected = digest(reference.latents(streams))
     assert digest(codec.latents(streams)) == expected
-    monkeypatch.setattr("pipeline.codecs.ditic.latent_codec.STRIP_POSITIONS", 64)
+    monkeypatch.setattr("pipeline.codecs.ditic.packing.STRIP_POSITIONS", 64)
     assert digest(codec.latents(streams)) == expected
 
 

@@ -10,8 +10,9 @@ import torch
 
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.flow import SIGMA0, one_step
-from pipeline.codecs.ditic.latent_codec import NUM_STEPS, Packing
+from pipeline.codecs.ditic.latent_codec import NUM_STEPS
 from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.packing import Packing
 from pipeline.errors import CheckpointError
 
 TENSORS = Path(__file__).parents[3] / "golden" / "ditic_full_tensors.tsv"
