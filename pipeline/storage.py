@@ -1,4 +1,4 @@
-"""The one place that opens URLs: local paths, s3:// through pyarrow, anything else through fsspec.
+"""The one place that opens URLs: local paths, s3:// through boto3 and pyarrow, anything else through fsspec.
 
 pyarrow's S3 client and delta-rs get the credentials that boto3's chain finds (environment, profile, role), so that all
 three speak as the same user.
@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from pipeline import s3
 from pipeline.errors import StorageError
 
 
@@ -33,6 +34,16 @@ class StoredFile:
     uri: str
     size_bytes: int
     modified_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBytes:
+    """A whole file, all of it of one version."""
+
+    data: bytes
+    modified_at: datetime | None
+    etag: str | None
+    """The object store's version tag, where there is one."""
 
 
 class Storage:
@@ -94,7 +105,7 @@ class Storage:
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=0, modified_at=None)
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+                    modified = _modified_at(status)
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=status.st_size, modified_at=modified)
 
     def exists(self, path: str = "") -> bool:
@@ -106,10 +117,36 @@ class Storage:
         """A whole file.
 
         Raises:
-            StorageError: it is not there or cannot be read.
+            StorageError: it is not there, cannot be read, or changes all the time.
         """
-        with self._failing("cannot be read", path), self.filesystem.open_input_stream(self._full(path)) as stream:
-            return bytes(stream.read())
+        return self.fetch(path).data
+
+    def fetch(self, path: str = "") -> StoredBytes:
+        """A whole file, with the time and the tag of the version that was read.
+
+        Raises:
+            StorageError: it is not there, cannot be read, or changes all the time.
+        """
+        full = self._full(path)
+        with self._failing("cannot be read", path):
+            if self.scheme == "s3":
+                data, modified_at, etag = s3.get(*_bucket_and_key(full))
+                return StoredBytes(data=data, modified_at=modified_at, etag=etag)
+            for _ in range(_MAX_READS):
+                before = self._state(full)
+                with self.filesystem.open_input_stream(full) as stream:
+                    data = bytes(stream.read())
+                if before == self._state(full) and len(data) == before[0]:
+                    return StoredBytes(data=data, modified_at=before[1], etag=None)
+        raise StorageError(f"{self.uri(path)} changed each time that it was read: is something still writing it?")
+
+    def _state(self, full: str) -> tuple[int, datetime | None]:
+        """Size and time of change."""
+        if self.is_local:
+            status = os.stat(full)
+            return status.st_size, _modified_at(status)
+        info = self.filesystem.get_file_info(full)
+        return info.size, info.mtime
 
     def open(self, path: str) -> Any:
         """A file for random access, as pyarrow's `NativeFile`; each read is one ranged request on an object store."""
@@ -131,8 +168,10 @@ class Storage:
             if self.is_local:
                 _write_local(Path(full), data, modified_at)
                 return
-            if self.scheme != "s3":
-                self.filesystem.create_dir(os.path.dirname(full), recursive=True)
+            if self.scheme == "s3":
+                s3.put(*_bucket_and_key(full), data)
+                return
+            self.filesystem.create_dir(os.path.dirname(full), recursive=True)
             with self.filesystem.open_output_stream(full) as stream:
                 stream.write(data)
 
@@ -146,13 +185,13 @@ class Storage:
         with self._failing("cannot be deleted", path), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(full)
 
-    @cached_property
+    @property
     def filesystem(self) -> fs.FileSystem:
-        """pyarrow's file system for this URL."""
+        """pyarrow's file system for this URL; on S3 with the credentials of now, which may have been renewed."""
         if self.is_local:
             return fs.LocalFileSystem()
         if self.scheme == "s3":
-            return _s3(_s3_options())
+            return _s3(tuple(s3.credentials().items()))
         import fsspec
 
         with self._failing("cannot be opened"):
@@ -164,10 +203,10 @@ class Storage:
         return self.url if self.is_local else self.url.split("://", 1)[1]
 
     def delta_options(self) -> dict[str, str]:
-        """Storage options of delta-rs for this URL; conditional puts make its commits atomic on S3."""
+        """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3."""
         if self.scheme != "s3":
             return {}
-        options = dict(_s3_options())
+        options = s3.credentials()
         names = {
             "access_key": "AWS_ACCESS_KEY_ID",
             "secret_key": "AWS_SECRET_ACCESS_KEY",
@@ -178,7 +217,7 @@ class Storage:
         delta = {names[key]: value for key, value in options.items()}
         if delta.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             delta["AWS_ALLOW_HTTP"] = "true"
-        return delta | {"conditional_put": "etag"}
+        return delta | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
@@ -194,7 +233,12 @@ class Storage:
                 raise StorageError(f"{self.uri(path)} has a name that is not UTF-8: rename it") from error
             raise StorageError(f"{self.uri(path)} does not exist") from error
         except Exception as error:
-            raise StorageError(f"{self.uri(path)} {what}: {error}") from error
+            # The SDKs spread their messages over lines.
+            message = " ".join(str(error).split())
+            raise StorageError(f"{self.uri(path)} {what}: {message}{s3.hint(message)}") from error
+
+
+_MAX_READS = 3
 
 
 def check_relative(path: str) -> str:
@@ -228,23 +272,17 @@ def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> Non
         part.unlink(missing_ok=True)
 
 
-def _s3_options() -> tuple[tuple[str, str], ...]:
-    import boto3
+def _bucket_and_key(full: str) -> tuple[str, str]:
+    bucket, _, key = full.partition("/")
+    return bucket, key
 
-    session = boto3.Session()
-    credentials = session.get_credentials()
-    frozen = credentials.get_frozen_credentials() if credentials else None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options = {
-        "access_key": frozen.access_key if frozen else None,
-        "secret_key": frozen.secret_key if frozen else None,
-        "session_token": frozen.token if frozen else None,
-        "region": session.region_name,
-        "endpoint_override": endpoint,
-    }
-    return tuple((name, value) for name, value in options.items() if value)
+
+def _modified_at(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
 
 
 @lru_cache(maxsize=8)
 def _s3(options: tuple[tuple[str, str], ...]) -> fs.S3FileSystem:
-    return fs.S3FileSystem(**dict(options))
+    # Its own three attempts last a second; a store that asks for patience needs more.
+    patience = fs.AwsStandardS3RetryStrategy(max_attempts=s3.MAX_ATTEMPTS)
+    return fs.S3FileSystem(**dict(options), retry_strategy=patience, connect_timeout=s3.TIMEOUT_S)
