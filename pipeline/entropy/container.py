@@ -92,6 +92,18 @@ def unpack(stream: bytes) -> tuple[Header, bytes]:
     return header, payload
 
 
+def check_kind(header: Header, *, codec: str, model: str | None, arithmetic: str) -> None:
+    """Check that a stream is for this codec, with these weights and in this arithmetic.
+
+    Raises:
+        UnknownModelError: it is not.
+    """
+    if (header.codec, header.model) != (codec, model):
+        raise UnknownModelError(f"the stream needs {header.codec} with weights {header.model}; loaded is {codec} {model}")
+    if header.arithmetic != arithmetic:
+        raise UnknownModelError(f"the stream was made in {header.arithmetic!r} arithmetic; this codec reads {arithmetic!r}")
+
+
 def symbols_checksum(header: Header, *symbols: Int32Array) -> int:
     """CRC-32 over the header (its own checksum aside) and the symbols, in stream order."""
     crc = zlib.crc32(_prefix(header))

@@ -7,9 +7,6 @@ backwards, the decoder forwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numba import njit
 
@@ -17,11 +14,10 @@ from pipeline.entropy.tables import CdfTables, Int32Array
 
 LOWER_BOUND = 1 << 31
 """The state never falls below it; also its value before the first symbol."""
-BYPASS_BITS = 4
 
 
 def encode_symbols(symbols: Int32Array, indexes: Int32Array, tables: CdfTables) -> bytes:
-    """Code `symbols[i]` under row `indexes[i]` of `tables`.
+    """Code `symbols[i]` under row `indexes[i]` of `tables`; the loop runs without the interpreter's lock.
 
     Args:
         symbols: n values, int32; values outside their row's range cost 4 bits a nibble.
@@ -38,14 +34,6 @@ def encode_symbols(symbols: Int32Array, indexes: Int32Array, tables: CdfTables) 
     words = np.empty(2 * len(symbols) + 2, np.uint32)
     first = _encode(symbols, indexes, tables.cdfs, tables.starts, tables.offsets, words)
     return words[first:].astype("<u4").tobytes()
-
-
-def encode_batch(coded: Sequence[tuple[Int32Array, Int32Array]], tables: CdfTables, *, num_threads: int = 1) -> list[bytes]:
-    """`encode_symbols` for each (symbols, indexes), in threads: the loop runs without the interpreter's lock."""
-    if num_threads == 1 or len(coded) < 2:
-        return [encode_symbols(symbols, indexes, tables) for symbols, indexes in coded]
-    with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(lambda pair: encode_symbols(pair[0], pair[1], tables), coded))
 
 
 def check_indexes(indexes: Int32Array, tables: CdfTables) -> None:

@@ -6,6 +6,7 @@ values outside (compressai's convention). Its n entries rise strictly from 0 to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,12 @@ class CdfTables:
     @property
     def num_rows(self) -> int:
         return len(self.offsets)
+
+    @property
+    def least_bits(self) -> float:
+        """What a symbol takes at least: a stream that claims more symbols than its bits have room for lies."""
+        # From one row's end to the next one's start the entries fall.
+        return PRECISION - math.log2(int(np.diff(self.cdfs).max()))
 
     @classmethod
     def from_padded(cls, cdf: NDArray[np.integer], lengths: NDArray[np.integer], offsets: NDArray[np.integer]) -> CdfTables:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,11 +24,11 @@ from pipeline.codecs.ditic.networks import Networks
 from pipeline.codecs.ditic.planner import Plan, plan
 from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime, choose_dtype, free_memory_bytes
 from pipeline.codecs.workers import Workers
-from pipeline.entropy.container import Header, pack, symbols_checksum, unpack
+from pipeline.entropy.container import Header, check_kind, pack, symbols_checksum, unpack
 from pipeline.entropy.decoder import RansDecoder
-from pipeline.entropy.encoder import encode_batch
+from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.fixed_point import use_float64, use_kernels
-from pipeline.errors import CorruptStreamError, UnknownModelError, UnsupportedPhotoError
+from pipeline.errors import CorruptStreamError, UnsupportedPhotoError
 from pipeline.pixels.bucket import batches
 from pipeline.pixels.padding import crop, pad, padded_size
 
@@ -64,6 +63,7 @@ class DiTICCodec:
         """
         self.model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.entropy = loaded.entropy
+        self._least_bits = loaded.entropy.tables.least_bits
         self.num_qualities = loaded.model.config.latent.num_qualities
         self.quality = loaded.model.config.check_quality(quality)
         self.device = torch.device(device)
@@ -141,10 +141,12 @@ class DiTICCodec:
         qualities = [self.quality - 1] * len(images)
         y, z = self.networks.analyse(padded, qualities, self.plan_for(padded.shape[2], padded.shape[1]))
         coded = self.entropy.encode(y, z, qualities)
-        payloads = encode_batch(coded, self.entropy.tables, num_threads=1)
         return [
-            pack(self._header(image.shape[1], image.shape[0], self.quality, [symbols]), payload)
-            for image, (symbols, _), payload in zip(images, coded, payloads, strict=True)
+            pack(
+                self._header(image.shape[1], image.shape[0], self.quality, [symbols]),
+                encode_symbols(symbols, rows, self.entropy.tables),
+            )
+            for image, (symbols, rows) in zip(images, coded, strict=True)
         ]
 
     @torch.inference_mode()
@@ -177,16 +179,10 @@ class DiTICCodec:
             UnknownModelError: it needs other weights or arithmetic.
         """
         header, payload = unpack(stream)
-        if header.codec != self.info.name or header.model != self.info.model:
-            raise UnknownModelError(
-                f"the stream needs {header.codec} with weights {header.model}; loaded is {self.info.name} {self.info.model}"
-            )
-        if header.arithmetic != "exact-1":
-            raise UnknownModelError(f"the stream was made in {header.arithmetic!r} arithmetic; this codec reads exact-1")
+        check_kind(header, codec=self.info.name, model=self.info.model, arithmetic="exact-1")
         if header.quality > self.num_qualities:
             raise CorruptStreamError(f"the bitstream claims quality {header.quality} of {self.num_qualities}")
         height, width = self._y_size(header)
-        # No CDF codes a symbol in fewer bits than this: a size that the payload cannot fill is a lie.
         least_bits = self.entropy.num_symbols(height, width) * self._least_bits
         if header.width * header.height > MAX_PIXELS or least_bits > 8 * len(payload) + 64:
             raise CorruptStreamError(f"{header.width} x {header.height} pixels cannot come from {len(payload)} bytes")
@@ -233,11 +229,6 @@ class DiTICCodec:
             if shared.tile is None and shared.transformer_tile is None:
                 return shared, False
         return within(self._memory_bytes), True
-
-    @cached_property
-    def _least_bits(self) -> float:
-        widths = np.diff(self.entropy.tables.cdfs)
-        return -math.log2(int(widths.max()) / 65536) if widths.size else 0.0
 
 
 def _workers(device: torch.device, runtime: Runtime) -> Workers:

@@ -24,6 +24,7 @@ from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.fixed_point import LIMIT, Fixed, Spec, require_exact_float32, restore
 from pipeline.entropy.quantise import Activation, Ranges, convert, fraction_bits
 from pipeline.entropy.tables import CdfTables
+from pipeline.errors import CheckpointError
 
 SYMBOL_LIMIT = 1 << 14
 """Largest magnitude of a symbol; the encoder clamps, so that sums with the means stay far from overflow."""
@@ -68,16 +69,21 @@ class ExactEntropyModel:
         restore(codec, ENTROPY_PATH, specs, tensors)
         self.codec = codec
         codec.in_strips = True
-        self.tables = CdfTables.from_arrays({name: tensors[f"cdf.{name}"].numpy() for name in ("cdfs", "starts", "offsets")})
-        self.latent_bits = int(specs["to_latent"]["out_bits"])
         device = next(codec.parameters()).device
-        self.z_bits = int(tensors["z.fraction_bits"])
-        self.z_medians = tensors["z.medians"].float().view(1, -1, 1, 1).to(device)
-        every_scale = torch.arange(-LIMIT - 1, LIMIT + 1, dtype=torch.int32)
-        self.rows = torch.bucketize(every_scale, tensors["scale_thresholds"]).to(torch.int32).to(device)
-        self.scale_bias = tensors["scale_bias"].float()[:, :, None, None].to(device)
-        self.scale_bits = int(specs["adapter_out.0.branch1.4"]["out_bits"])
         codec.to(device)
+        self.latent_bits = int(specs["to_latent"]["out_bits"])
+        self.scale_bits = int(specs["adapter_out.0.branch1.4"]["out_bits"])
+        every_scale = torch.arange(-LIMIT - 1, LIMIT + 1, dtype=torch.int32)
+        try:
+            self.tables = CdfTables.from_arrays(
+                {name: tensors[f"cdf.{name}"].numpy() for name in ("cdfs", "starts", "offsets")}
+            )
+            self.z_bits = int(tensors["z.fraction_bits"])
+            self.z_medians = tensors["z.medians"].float().view(1, -1, 1, 1).to(device)
+            self.rows = torch.bucketize(every_scale, tensors["scale_thresholds"]).to(torch.int32).to(device)
+            self.scale_bias = tensors["scale_bias"].float()[:, :, None, None].to(device)
+        except KeyError as error:
+            raise CheckpointError(f"the exact entropy path lacks {error}") from error
 
     def encode(self, y: Tensor, z: Tensor, quality: Sequence[int]) -> list[tuple[Symbols, Symbols]]:
         """(symbols, CDF rows) of each photo of a batch, in stream order.
@@ -151,9 +157,8 @@ class ExactEntropyModel:
         return _flat(self.rows.index_select(0, index.flatten()).view_as(index))
 
     def _z_rows(self, shape: Sequence[int]) -> Symbols:
-        batch, channels, height, width = shape
-        rows = np.arange(len(SCALE_TABLE), len(SCALE_TABLE) + channels, dtype=np.int32)
-        return np.broadcast_to(np.repeat(rows, height * width), (batch, channels * height * width))
+        rows = z_rows(*shape[1:])
+        return np.broadcast_to(rows, (shape[0], len(rows)))
 
 
 def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict[str, Spec], dict[str, Tensor]]:
@@ -177,12 +182,18 @@ def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict
     z_bits = fraction_bits(largest_z)
     tensors["scale_bias"] = torch.round(scale_bias * 2.0**scale_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
     tensors["z.fraction_bits"] = torch.tensor(z_bits, dtype=torch.int16)
-    tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).to(torch.int16)
+    tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
     # A scale belongs to row i when exactly i entries of the table lie below it; the last row has no upper end.
     tensors["scale_thresholds"] = torch.floor(torch.tensor(SCALE_TABLE[:-1]).double() * 2.0**scale_bits).to(torch.int32)
     arrays = cdf_tables(codec).to_arrays()
     tensors.update({f"cdf.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return specs, tensors
+
+
+def z_rows(num_channels: int, height: int, width: int) -> Symbols:
+    """CDF row of each symbol of one photo's z, in stream order."""
+    rows = np.arange(len(SCALE_TABLE), len(SCALE_TABLE) + num_channels, dtype=np.int32)
+    return np.repeat(rows, height * width)
 
 
 def cdf_tables(codec: LatentCodec) -> CdfTables:

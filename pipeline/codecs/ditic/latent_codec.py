@@ -62,13 +62,32 @@ class LatentCodec(nn.Module):
 
     def __init__(self, config: DiTICConfig) -> None:
         super().__init__()
-        c = config.latent
+        c, lat = config.latent, config.autoencoder.latent_channels
         y, z = c.y_channels, c.z_channels
         self.y_channels = y
         aux = (config.aux_encoder.out_channels, config.aux_stride) if config.aux_encoder else None
-        self.g_a = Analysis(c, config.autoencoder.latent_channels, aux)
+        self.g_a = Analysis(c, lat, aux)
         self.h_a = HyperAnalysis(y, z)
         self.h_s = HyperSynthesis(y, z)
+        self._add_context_model(c)
+        self._add_heads(c, lat)
+        if c.num_qualities > 1:
+            self.log_gain = nn.Parameter(torch.zeros(c.num_qualities, y))
+            self.scale_bias = nn.Parameter(torch.zeros(c.num_qualities, y))
+
+        if config.autoencoder.narrow:
+            with torch.no_grad():
+                # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
+                self.g_a.shrink.weight.mul_(10)
+
+        # Ten times as wide as z is at first, its tables would take thousands of steps to shrink.
+        self.entropy_bottleneck = EntropyBottleneck(z, init_scale=1 if config.autoencoder.narrow else 10)
+        self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
+        if c.bottleneck_cdf_length:
+            self._reserve_tables(z, c.bottleneck_cdf_length)
+
+    def _add_context_model(self, c: LatentCodecConfig) -> None:
+        y = c.y_channels
         self.g_c = _Stack(
             "block",
             *(DCB(c.context_channels, c.context_channels) for _ in range(c.num_context_blocks)),
@@ -94,26 +113,13 @@ class LatentCodec(nn.Module):
         self.lrp_tanh = HalfTanh()
         self.add_lrp = Add()
 
-        lat = config.autoencoder.latent_channels
+    def _add_heads(self, c: LatentCodecConfig, lat: int) -> None:
+        y = c.y_channels
         up, prompt = c.head_channels or y, c.prompt_channels or y
         self.g_s = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, up, lat))
         self.scale = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, c.scale_channels, lat))
         self.prompt = _Stack("synthesis_transform", *_head(c, c.num_head_blocks, prompt, prompt))
         self.aux = _Stack("block", *_head(c, c.num_aux_blocks, up, lat))
-        if c.num_qualities > 1:
-            self.log_gain = nn.Parameter(torch.zeros(c.num_qualities, y))
-            self.scale_bias = nn.Parameter(torch.zeros(c.num_qualities, y))
-
-        if config.autoencoder.narrow:
-            with torch.no_grad():
-                # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
-                self.g_a.shrink.weight.mul_(10)
-
-        # Ten times as wide as z is at first, its tables would take thousands of steps to shrink.
-        self.entropy_bottleneck = EntropyBottleneck(z, init_scale=1 if config.autoencoder.narrow else 10)
-        self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
-        if c.bottleneck_cdf_length:
-            self._reserve_tables(z, c.bottleneck_cdf_length)
 
     def forward(self, lat: Tensor, aux: Tensor | None, quality: Tensor) -> Coded:
         """Training pass: rounding with straight-through gradients, likelihoods under additive uniform noise.

@@ -27,7 +27,7 @@ from pipeline.codecs.ditic.exact import ExactEntropyModel, quantise
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.precision import Runtime
-from pipeline.entropy.encoder import encode_batch
+from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.quantise import observe
 from pipeline.errors import PhotoarkError
 from pipeline.pixels.padding import pad
@@ -119,7 +119,8 @@ def _stages(codec: DiTICCodec, photo: Pixels, stream: bytes, repeats: int) -> di
         with clock("encode", "latent_codec"):
             y, z = networks.encode_latents(features, [0])
         with clock("encode", "entropy"):
-            encode_batch(entropy.encode(y, z, [0]), entropy.tables, num_threads=1)
+            for symbols, rows in entropy.encode(y, z, [0]):
+                encode_symbols(symbols, rows, entropy.tables)
         with clock("decode", "entropy"):
             y_hat, scales = codec.read([codec.open(stream)])
         with clock("decode", "latent_codec"):

@@ -4,6 +4,8 @@ x --DC-AE encoder--> lat --.                                    .--> mean, logva
   --aux encoder----> aux --+--LatentCodec--> y_hat, scales --heads                            +--one step--> x0
                                                                 '--> prompt --Condition-------'
 x0 --DC-AE decoder--> x_hat
+
+Steps are numbered as in README.md.
 """
 
 from __future__ import annotations
@@ -67,13 +69,13 @@ class DiTIC(nn.Module):
         return Output(x_hat=self.render(x0), lat=lat, x0=x0, condition=condition, coded=coded)
 
     def analyse(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x, B x 3 x H x W in [-1, 1] -> (lat, aux), rows 1 and 2 of the forward pass; no aux without its encoder."""
+        """x, B x 3 x H x W in [-1, 1] -> (lat, aux), steps 1 and 2; no aux without its encoder."""
         patches = F.pixel_unshuffle(x, self.config.autoencoder.patch_size)
         lat = self.vae.encode(patches, return_dict=False)[0] * self.config.autoencoder.scaling_factor
         return lat, None if self.config.aux_encoder is None else self.aux_codec((x + 1) / 2)
 
     def steer(self, y_hat: Tensor, scales: Tensor, gain: Tensor) -> tuple[Heads, Tensor]:
-        """Decoded latent -> what the transformer starts from, and its condition (rows 8 and 9)."""
+        """Decoded latent -> what the transformer starts from, and its condition (steps 8 and 9)."""
         # One after the other: of a large photo each of these takes gigabytes. The prompt is gone once it is pooled.
         gain = gain.to(y_hat.dtype)
         logvar = self.codec.scale(scales.clamp(min=SCALE_TABLE[0]) / gain)
@@ -82,10 +84,10 @@ class DiTIC(nn.Module):
         return Heads(mean=self.codec.g_s(y_hat), logvar=logvar, residual=self.codec.aux(y_hat)), condition
 
     def denoise(self, heads: Heads, condition: Tensor) -> Tensor:
-        """x0, B x 32 x H/f x W/f (rows 10 and 11)."""
+        """x0, B x 32 x H/f x W/f (steps 10 and 11)."""
         return one_step(self.DiT, heads.mean, heads.logvar, heads.residual, condition, self.timesteps)
 
     def render(self, x0: Tensor) -> Tensor:
-        """x0 -> x_hat, B x 3 x H x W, about [-1, 1] (row 12)."""
+        """x0 -> x_hat, B x 3 x H x W, about [-1, 1] (step 12)."""
         patches = self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]
         return F.pixel_shuffle(patches, self.config.autoencoder.patch_size)

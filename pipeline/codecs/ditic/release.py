@@ -16,7 +16,6 @@ its machine belongs into an exact stream (`codec.DiTICCodec`).
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,26 +23,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs.base import CodecInfo, Pixels
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import MAX_PIXELS
-from pipeline.codecs.ditic.exact import SYMBOL_LIMIT, cdf_tables
-from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, LatentCodec
+from pipeline.codecs.ditic.exact import SYMBOL_LIMIT, Symbols, cdf_tables, z_rows
+from pipeline.codecs.ditic.latent_codec import LatentCodec
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.ditic.packing import Packing
 from pipeline.entropy import container
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_symbols
-from pipeline.errors import CorruptStreamError, UnknownModelError
+from pipeline.errors import CorruptStreamError
 from pipeline.pixels.padding import crop, pad, padded_size
 
 ARITHMETIC = "float"
 NUM_STRINGS = 2
-
-Symbols = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +104,7 @@ class FloatEntropyModel:
         self.codec = codec.to(device)
         self.thresholds: Tensor = codec.gaussian_conditional.scale_table[:-1]
         self.medians = codec.z_medians().view(1, -1, 1, 1)
-        self._least_bits = -math.log2(int(np.diff(self.tables.cdfs).max()) / 65536)
+        self._least_bits = self.tables.least_bits
 
     def encode(self, y: Tensor, z: Tensor) -> tuple[Body, Coded]:
         """The body of one photo.
@@ -133,7 +129,7 @@ class FloatEntropyModel:
             z_height=z.shape[2],
             z_width=z.shape[3],
             y_string=encode_symbols(coded.y_symbols, np.concatenate(rows), self.tables),
-            z_string=encode_symbols(coded.z_symbols, self._z_rows(*z.shape[2:]), self.tables),
+            z_string=encode_symbols(coded.z_symbols, z_rows(*z.shape[1:]), self.tables),
         )
         return body, coded
 
@@ -146,11 +142,10 @@ class FloatEntropyModel:
         z_size = self.medians.shape[1] * body.z_height * body.z_width
         y_size = self.codec.y_channels * body.z_height * body.z_width * 16
         for size, string in ((z_size, body.z_string), (y_size, body.y_string)):
-            # No CDF codes a symbol in fewer bits: a size that the string cannot fill is a lie.
             if size * self._least_bits > 8 * len(string) + 64:
                 raise CorruptStreamError(f"{size} symbols cannot come from {len(string)} bytes")
         z_decoder, y_decoder = (RansDecoder(string, self.tables) for string in (body.z_string, body.y_string))
-        z_symbols = z_decoder.decode(self._z_rows(body.z_height, body.z_width))
+        z_symbols = z_decoder.decode(z_rows(self.medians.shape[1], body.z_height, body.z_width))
         z_decoder.finish()
         symbols: list[Symbols] = []
 
@@ -176,10 +171,6 @@ class FloatEntropyModel:
 
     def _rows(self, scale: Tensor) -> Symbols:
         return _flat(torch.bucketize(scale.contiguous(), self.thresholds))
-
-    def _z_rows(self, height: int, width: int) -> Symbols:
-        rows = np.arange(len(SCALE_TABLE), len(SCALE_TABLE) + self.medians.shape[1], dtype=np.int32)
-        return np.repeat(rows, height * width)
 
 
 class ReleaseCodec:
@@ -221,7 +212,7 @@ class ReleaseCodec:
         images = []
         for stream in streams:
             header, payload = container.unpack(stream)
-            self._check_kind(header)
+            container.check_kind(header, codec=self.info.name, model=self.info.model, arithmetic=ARITHMETIC)
             coded = self._decode(payload, header.width, header.height)
             if self._header(header.width, header.height, coded).checksum != header.checksum:
                 raise CorruptStreamError(
@@ -277,14 +268,6 @@ class ReleaseCodec:
             quality=1, width=width, height=height, checksum=0,
         )  # fmt: skip
         return replace(bare, checksum=container.symbols_checksum(bare, coded.y_symbols, coded.z_symbols))
-
-    def _check_kind(self, header: container.Header) -> None:
-        if header.codec != self.info.name or header.model != self.info.model:
-            raise UnknownModelError(
-                f"the stream needs {header.codec} with weights {header.model}; loaded is {self.info.name} {self.info.model}"
-            )
-        if header.arithmetic != ARITHMETIC:
-            raise UnknownModelError(f"the stream was made in {header.arithmetic!r} arithmetic; this codec reads {ARITHMETIC}")
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 import pipeline.codecs.ditic.external  # noqa: F401 (makes compressai importable beside a CPU-only torch)
 from pipeline.entropy.decoder import RansDecoder
-from pipeline.entropy.encoder import encode_batch, encode_symbols
+from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.tables import CdfTables
 from pipeline.errors import CorruptStreamError
 
@@ -64,10 +66,12 @@ def test_any_int32_comes_back_in_any_number_of_calls(values: list[int], seed: in
     assert np.array_equal(np.concatenate(parts), symbols)
 
 
-def test_a_batch_in_threads_equals_one_by_one() -> None:
+def test_streams_coded_side_by_side_equal_those_coded_one_by_one() -> None:
     tables, _ = random_tables(1)
     coded = [random_symbols(i, 500 * i) for i in range(6)]
-    assert encode_batch(coded, tables, num_threads=3) == [encode_symbols(s, i, tables) for s, i in coded]
+    with ThreadPoolExecutor(3) as pool:
+        side_by_side = list(pool.map(lambda pair: encode_symbols(pair[0], pair[1], tables), coded))
+    assert side_by_side == [encode_symbols(s, i, tables) for s, i in coded]
 
 
 def test_hostile_streams_give_errors_and_nothing_else() -> None:

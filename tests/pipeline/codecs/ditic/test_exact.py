@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
+from pipeline.codecs.ditic.config import DiTICConfig
+from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.precision import Runtime
 from pipeline.entropy.container import pack, unpack
 from pipeline.entropy.fixed_point import require_exact_float32
@@ -218,3 +222,16 @@ def test_a_damaged_checkpoint_is_refused(tiny_weights: Path, tmp_path: Path) -> 
         checkpoint.load(damaged)
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("missing", ["cdf.starts", "scale_bias", "g_c.block.1.bias"])
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(missing: str, tmp_path: Path) -> None:
+    with safe_open(checkpoint.SHIPPED, "pt") as file:
+        specs = json.loads(file.metadata()["specs"])
+        names = [name for name in file.keys() if name.startswith("exact.")]  # noqa: SIM118 (not a dict)
+        tensors = {name.removeprefix("exact."): file.get_tensor(name) for name in names}
+    del tensors[missing]
+    path = tmp_path / "less.safetensors"
+    checkpoint.save(path, DiTIC(DiTICConfig.small()), specs, tensors, {})
+    with pytest.raises(CheckpointError, match=missing):
+        checkpoint.load(path)
