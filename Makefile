@@ -53,7 +53,7 @@ $(READY): pyproject.toml requirements.lock
 lock: ## choose the newest versions that pyproject.toml allows, into requirements.lock
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra cluster --extra dev --universal --python-version 3.11 --upgrade \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet -o requirements.lock
 
 clean: ## remove what make made
