@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -45,6 +46,8 @@ app.add_typer(bench_app)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # That one of its processes died, Ray prints to standard output, where --json is read; what came of it we say ourselves.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.stages.resources import PoolPlan, plan_pool
 
@@ -28,6 +30,8 @@ class JobSummary:
     bytes_out: int = 0
     num_pixels: int = 0
     elapsed_s: float = 0.0
+    stopped: bool = False
+    """Whether it ended before all was done because it was told to."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(key, reason) of the first hundred; the archive's rows hold them all."""
 
@@ -49,7 +53,11 @@ def prepare(device: str) -> PoolPlan:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A block that failed does not end the job: what is missing at the end is done photo by photo, and told then.
+    context.max_errored_blocks = -1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # `max_task_retries` (below) has no other door in 2.60.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return plan_pool(ray.cluster_resources(), num_nodes=len(nodes), device=device)
 
@@ -70,6 +78,8 @@ def actor_options(plan: PoolPlan) -> dict[str, Any]:
         "num_cpus": plan.cpus_per_actor,
         "batch_size": None,
         "batch_format": "pyarrow",
+        # Ray would start an actor that died, and its block, for ever. Once more is for deaths from outside.
+        "max_task_retries": 1,
         # Without it Ray limits the codec to as many threads as the actor has CPUs.
         "runtime_env": {"env_vars": threads},
     }
