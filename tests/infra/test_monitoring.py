@@ -1,0 +1,128 @@
+"""Dashboard and rules: expressions that Prometheus accepts, over metrics that somebody exports."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+MONITORING = Path(__file__).parents[2] / "infra" / "monitoring"
+RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+PANELS = DASHBOARD["panels"]
+# Of this program's; Ray puts ray_ before them.
+COUNTERS = ("photos_total", "bytes_in_total", "bytes_out_total", "commits_total", "commit_rows_total")
+HISTOGRAMS = ("stage_seconds", "bpp", "psnr_db", "ms_ssim")
+GAUGES = ("backlog_photos", "codec_busy_ratio")
+OURS = {f"ray_photoark_{name}" for name in (*COUNTERS, *GAUGES)} | {
+    f"ray_photoark_{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")
+}
+RECORDED = {rule["record"]: rule["expr"] for group in RULES for rule in group["rules"] if "record" in rule}
+ALERTS = {rule["alert"]: rule for group in RULES for rule in group["rules"] if "alert" in rule}
+
+
+def test_rules_and_dashboard_use_metrics_that_exist() -> None:
+    # Ray's own, as the dashboards that it ships with use them.
+    folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
+    rays = set(re.findall(r"\b(?:ray_node|autoscaler)_\w+", "\n".join(path.read_text() for path in folder.glob("*.py"))))
+    rules = [*RECORDED.values(), *(alert["expr"] for alert in ALERTS.values())]
+    used = {name for expression in [*rules, *_dashboard_expressions()] for name in _metrics(expression)}
+    assert used - OURS - rays - set(RECORDED) == set()
+    assert set(RECORDED) <= used, "recorded, and nobody looks"
+
+
+def test_dashboard_shows_what_matters() -> None:
+    shown = " ".join(_dashboard_expressions() + [RECORDED[name] for name in RECORDED])
+    for metric in ("photos_total", "backlog_photos", "commits_total", "bpp", "psnr_db", "ms_ssim", "codec_busy_ratio"):
+        assert f"ray_photoark_{metric}" in shown
+    assert "ray_node_gpus_utilization" in shown
+    assert 'outcome="failed"' in shown
+
+
+def test_dashboard_is_one_that_grafana_can_load() -> None:
+    assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    places = set()
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        places.add((place["x"], place["y"]))
+        assert panel["datasource"]["uid"] == "${datasource}", "tied to somebody's Grafana"
+        assert panel["title"]
+        assert panel["description"]
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    assert len(places) == len(PANELS)
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS))) == variables
+
+
+def test_every_alert_says_what_to_do_and_has_a_test() -> None:
+    tests = yaml.safe_load((MONITORING / "rules_test.yml").read_text())["tests"]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == set(ALERTS)
+    for alert in ALERTS.values():
+        assert alert["labels"]["severity"] in {"warning", "critical"}
+        assert set(alert["annotations"]) == {"summary", "action"}
+        assert alert["for"]
+
+
+def test_scraping_finds_the_ports_that_pods_name() -> None:
+    (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    by_source = {rule["source_labels"][0]: rule for rule in job["relabel_configs"]}
+    wanted = by_source["__meta_kubernetes_pod_container_port_name"]["regex"]
+    rayjob = yaml.safe_load((MONITORING.parent / "kuberay" / "base" / "rayjob.yaml").read_text())
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    named = {
+        port["name"]: port["containerPort"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+        for port in group["template"]["spec"]["containers"][0]["ports"]
+    }
+    scraped = {port for name, port in named.items() if re.fullmatch(wanted, name)}
+    assert scraped == {8080, 44217, 44227}
+    policies = yaml.safe_load_all((MONITORING.parent / "kuberay" / "base" / "network-policy.yaml").read_text())
+    (metrics,) = [policy for policy in policies if policy["metadata"]["name"] == "metrics"]
+    assert {port["port"] for port in metrics["spec"]["ingress"][0]["ports"]} == scraped
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
+    return program
+
+
+def test_promtool_runs_the_rules(promtool: str) -> None:
+    result = subprocess.run(
+        [promtool, "test", "rules", "rules_test.yml"], cwd=MONITORING, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_promtool_accepts_configuration_and_dashboard(promtool: str, tmp_path: Path) -> None:
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    # Debian builds its promtool without Kubernetes; the rest is checked with an address in its place.
+    del config["scrape_configs"][0]["kubernetes_sd_configs"]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": ["localhost:8080"]}]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (tmp_path / "rules.yml").write_bytes((MONITORING / "rules.yml").read_bytes())
+    panels = [{"record": f"panel:{n}", "expr": expression} for n, expression in enumerate(_dashboard_expressions())]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": panels}]}))
+    for command in (["check", "config", "prometheus.yml"], ["check", "rules", "panels.yml"]):
+        result = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def _dashboard_expressions() -> list[str]:
+    return [target["expr"].replace("$cluster", "c") for panel in PANELS for target in panel["targets"]]
+
+
+def _metrics(expression: str) -> set[str]:
+    """Names that an expression reads; functions and labels have neither a colon nor these beginnings."""
+    return set(re.findall(r"\b(?:photoark:[\w:]+|ray_\w+|autoscaler_\w+)", expression))
