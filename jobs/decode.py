@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Config, Device, Include, RayAddress, Weights
+from jobs.options import ArchiveUrl, AsJson, Config, Device, Include, Original, RayAddress, Weights
 
 
 def decode(
@@ -16,6 +16,7 @@ def decode(
     destination: Annotated[str, typer.Argument(metavar="DST", help="Folder, or bucket and prefix, for the files.")],
     include: Include = None,
     format: Annotated[str | None, typer.Option(help="Format of every file, such as PNG; the source's by default.")] = None,
+    original: Original = False,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -37,6 +38,7 @@ def decode(
         destination=destination,
         include=include,
         format=format.upper() if format else None,
+        original=original,
         options=settings.codec_options(),
     )
     with connected(settings.ray_address), shown(verb="decoding", as_json=as_json) as on_progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Quality, RayAddress, Weights
+from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -20,12 +20,9 @@ def encode(
     archive: ArchiveUrl,
     codec: Codec = None,
     quality: Quality = None,
-    gate: Annotated[
-        str | None, typer.Option(help="Least quality, measured on each decoded stream: ms_ssim=0.95,psnr=24.")
-    ] = None,
-    ladder: Annotated[
-        str | None, typer.Option(help="Codecs to try until one passes the gate, instead of --codec: ditic-small:3,avif:60.")
-    ] = None,
+    gate: Gate = None,
+    ladder: Ladder = None,
+    keep_original: KeepOriginal = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -39,8 +36,9 @@ def encode(
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, device=device, weights=weights, ray_address=ray_address
-    )
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        device=device, weights=weights, ray_address=ray_address,
+    )  # fmt: skip
 
     from pipeline.stages.encode import encode as run
 
@@ -83,6 +81,9 @@ def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
         options=settings.codec_options(),
         ladder=parse_ladder(settings.ladder) if settings.ladder else (),
         gate=parse_gate(settings.gate) if settings.gate else NO_GATE,
+        lpips_weights=settings.lpips_weights,
+        dists_weights=settings.dists_weights,
+        keep_original=settings.keep_original,
         limits=PixelLimits(max_pixels=settings.max_pixels),
         commit_interval_s=settings.commit_interval_s,
     )

@@ -15,4 +15,18 @@ RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by defaul
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
 Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
 Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, jpeg, avif, webp, jxl or original.")]
+Original = Annotated[bool, typer.Option("--original", help="The source file's own bytes, where --keep-original stored them.")]
+Gate = Annotated[
+    str | None,
+    typer.Option(help="What each decoded stream must reach: ms_ssim=0.95,psnr=24; of distances at most: perceptual=0.2."),
+]
+Ladder = Annotated[
+    str | None, typer.Option(help="Codecs to try until one passes the gate, instead of --codec: ditic-small:3,avif:60.")
+]
+KeepOriginal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN", help="Store the file's own bytes: always, kept (default: where no codec may stand for it) or never."
+    ),
+]
 Quality = Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")]

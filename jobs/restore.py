@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Config, Device, Weights
+from jobs.options import ArchiveUrl, AsJson, Config, Device, Original, Weights
 
 
 def restore(
@@ -20,6 +20,7 @@ def restore(
         str | None, typer.Option("--output", "-o", help="File; - for standard output; the key's name by default.")
     ] = None,
     format: Annotated[str | None, typer.Option(help="Format of the file, such as PNG; the source's by default.")] = None,
+    original: Original = False,
     device: Device = None,
     weights: Weights = None,
     config: Config = None,
@@ -30,7 +31,7 @@ def restore(
     from pipeline.restoration import restore as run
 
     settings = load_settings(config, device=device, weights=weights)
-    photo = run(archive, key, format=format.upper() if format else None, options=settings.codec_options())
+    photo = run(archive, key, format=format.upper() if format else None, original=original, options=settings.codec_options())
     if output == "-":
         sys.stdout.buffer.write(photo.data)
         return
@@ -44,4 +45,5 @@ def restore(
             json.dumps({"key": key, "path": str(path), "bytes": len(photo.data), "codec": row.codec, "outcome": row.outcome})
         )
     else:
-        typer.echo(f"{path}: {len(photo.data):,} bytes from {len(photo.row.image or b''):,} ({photo.row.codec})")
+        what = "the original" if original else f"from {len(photo.row.image or b''):,} ({photo.row.codec})"
+        typer.echo(f"{path}: {len(photo.data):,} bytes, {what}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.encode import encode_job
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Quality, RayAddress, Weights
+from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
 
 
 def retry(
@@ -17,6 +17,9 @@ def retry(
     archive: ArchiveUrl,
     codec: Codec = None,
     quality: Quality = None,
+    gate: Gate = None,
+    ladder: Ladder = None,
+    keep_original: KeepOriginal = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -26,7 +29,10 @@ def retry(
     """Encode again the photos whose rows say that they failed. Exit code 3: some of them still do."""
     from jobs.settings import load_settings
 
-    settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
+    settings = load_settings(
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        device=device, weights=weights, ray_address=ray_address,
+    )  # fmt: skip
 
     from cluster.connect import connected
     from jobs.progress import shown

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pipeline.codecs.precision import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
+from pipeline.records import KeepOriginal
 
 DEFAULT_FILE = Path("photoark.toml")
 
@@ -27,6 +28,12 @@ class Settings(BaseSettings):
     """What a decoded stream must reach to stand for its photo: ms_ssim=0.95,psnr=24."""
     ladder: str | None = None
     """Codecs to try in turn, instead of `codec`: ditic-small:3,avif:60,original."""
+    lpips_weights: Path | None = None
+    """State dict of lpips.LPIPS, for a gate that asks for lpips."""
+    dists_weights: Path | None = None
+    """State dict of DISTS_pytorch.DISTS, for a gate that asks for dists."""
+    keep_original: KeepOriginal = KeepOriginal.KEPT
+    """When a photo's own bytes are stored: never, kept (where no codec may stand for it) or always (beside each stream)."""
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
     weights: Path | None = None
     """Frozen checkpoint of a neural codec; None for the one that comes with the package."""

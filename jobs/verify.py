@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.encode import encode_job
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Quality, RayAddress, Weights
+from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -43,6 +43,9 @@ def verify(
     ] = False,
     codec: Codec = None,
     quality: Quality = None,
+    gate: Gate = None,
+    ladder: Ladder = None,
+    keep_original: KeepOriginal = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -64,7 +67,10 @@ def verify(
     if against is None and (checksum or repair):
         raise SettingError(f"{'--repair' if repair else '--checksum'} needs the source: name it with --against")
     share = _share(sample)
-    settings = load_settings(config, codec=codec, quality=quality, device=device, weights=weights, ray_address=ray_address)
+    settings = load_settings(
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        device=device, weights=weights, ray_address=ray_address,
+    )  # fmt: skip
     decoder = _decoder(settings.codec_options()) if decode or sample is not None else None
 
     def check() -> tuple[VerifyReport, Comparison | None]:

@@ -21,7 +21,18 @@ class Outcome(StrEnum):
     KEPT = "kept"
     """No codec can represent it, or none was asked to: its own bytes are stored."""
     FAILED = "failed"
-    """It could not be read; the row holds the reason and no image."""
+    """It could not be read, or nothing may stand for it; the row holds the reason and no image."""
+
+
+class KeepOriginal(StrEnum):
+    """When a source file's own bytes are stored."""
+
+    NEVER = "never"
+    """What no codec may stand for becomes a failed row."""
+    KEPT = "kept"
+    """What no codec may stand for is stored as its bytes."""
+    ALWAYS = "always"
+    """And beside each bitstream its source file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +48,8 @@ class Photo:
     """Time of last change, with time zone."""
     etag: str | None = None
     """The object store's version tag, where there is one."""
+    companion_of: str | None = None
+    """Key of the photo beside which this file lies and to which it belongs: the film of a Live Photo, a sidecar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +60,10 @@ class PhotoMetadata:
     """TIFF-structured EXIF block as the file holds it, without the `Exif\\0\\0` prefix."""
     icc: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    """IPTC-IIM datasets, without what a container wraps them in."""
+    xmp_extended: bytes | None = None
+    """What a JPEG's `xmp` refers to by its MD5, since one segment could not hold all: RDF, put together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +111,23 @@ class EncodedPhoto:
     exif: bytes | None = None
     icc: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    xmp_extended: bytes | None = None
     bpp: float | None = None
     """8 * len(image) / (width * height)."""
     psnr: float | None = None
     """Decibels, on the decoded stream; None when quality was not measured."""
     ms_ssim: float | None = None
+    ssimulacra2: float | None = None
+    """This and the following: only where the gate asked for it."""
+    perceptual: float | None = None
+    lpips: float | None = None
+    dists: float | None = None
     encoded_at: datetime | None = None
     encoder: str | None = None
     """Version of the program that wrote the row."""
+    original: bytes | None = None
+    """The source file beside its bitstream (`KeepOriginal.ALWAYS`)."""
 
 
 ARCHIVE_SCHEMA = pa.schema(
@@ -125,14 +151,24 @@ ARCHIVE_SCHEMA = pa.schema(
         pa.field("exif", pa.binary()),
         pa.field("icc", pa.binary()),
         pa.field("xmp", pa.binary()),
+        pa.field("iptc", pa.binary()),
+        pa.field("xmp_extended", pa.binary()),
         pa.field("bpp", pa.float32()),
         pa.field("psnr", pa.float32()),
         pa.field("ms_ssim", pa.float32()),
+        pa.field("ssimulacra2", pa.float32()),
+        pa.field("perceptual", pa.float32()),
+        pa.field("lpips", pa.float32()),
+        pa.field("dists", pa.float32()),
         pa.field("encoded_at", pa.timestamp("us", tz="UTC")),
         pa.field("encoder", pa.string()),
+        pa.field("original", pa.binary()),
     ]
 )
 """Columns of the archive. `image` is laid out as the Hugging Face `Image` feature: bytes and path."""
+
+STREAM_COLUMNS = tuple(name for name in ARCHIVE_SCHEMA.names if name != "original")
+"""What decoding a photo needs: all but the source files, which lie beside the bitstreams and are much larger."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -141,6 +177,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("modified_at", pa.timestamp("us", tz="UTC")),
         pa.field("etag", pa.string()),
+        pa.field("companion_of", pa.string()),
     ]
 )
 """Columns of the manifest: one row a source file."""

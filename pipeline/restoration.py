@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,7 +28,12 @@ class RestoredPhoto:
 
 
 def restore(
-    archive: Archive | str, key: str, *, format: str | None = None, options: CodecOptions = DEFAULT_OPTIONS
+    archive: Archive | str,
+    key: str,
+    *,
+    format: str | None = None,
+    original: bool = False,
+    options: CodecOptions = DEFAULT_OPTIONS,
 ) -> RestoredPhoto:
     """Restore one photo of an archive.
 
@@ -35,16 +41,34 @@ def restore(
         archive: the archive, or its URL.
         key: as `photoark ls` prints it.
         format: Pillow's name of another container, such as PNG for no further loss.
+        original: the source file's own bytes instead of what was decoded.
 
     Raises:
         KeyNotFoundError: there is no such photo.
-        PhotoError: it failed when it was encoded, or its format cannot be written.
+        PhotoError: it failed when it was encoded, its format cannot be written, or its own bytes were not stored.
         StreamError: its bitstream is damaged, or its codec is not installed.
         ArchiveDamagedError: its shard is.
     """
-    row = find(Archive.open(archive) if isinstance(archive, str) else archive, key)
-    data = file_of(row, decode_row(row, options), format=format)
+    row = find(Archive.open(archive) if isinstance(archive, str) else archive, key, with_original=original)
+    data = original_of(row) if original else file_of(row, decode_row(row, options), format=format)
     return RestoredPhoto(key=key, data=data, modified_at=row.modified_at, row=row)
+
+
+def original_of(row: EncodedPhoto) -> bytes:
+    """The source file's own bytes.
+
+    Raises:
+        PhotoError: they were not stored, or the row is a failure.
+        ArchiveDamagedError: they are not those that were read.
+    """
+    if row.outcome is Outcome.FAILED:
+        raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+    data = row.image if row.outcome is Outcome.KEPT else row.original
+    if data is None:
+        raise PhotoError("its own bytes were not stored; `encode --keep-original always` stores them", key=row.key)
+    if hashlib.sha256(data).hexdigest() != row.source_sha256:
+        raise ArchiveDamagedError("the stored file is not the one that was read (SHA-256)", key=row.key)
+    return data
 
 
 def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pixels | None:

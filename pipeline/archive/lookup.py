@@ -5,11 +5,14 @@ from __future__ import annotations
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import key_range, open_shard
 from pipeline.errors import KeyNotFoundError
-from pipeline.records import EncodedPhoto, encoded_from_table
+from pipeline.records import STREAM_COLUMNS, EncodedPhoto, encoded_from_table
 
 
-def find(archive: Archive, key: str) -> EncodedPhoto:
+def find(archive: Archive, key: str, *, with_original: bool = False) -> EncodedPhoto:
     """The row of `key`.
+
+    Args:
+        with_original: read the column `original` too.
 
     Raises:
         KeyNotFoundError: the archive holds no such key.
@@ -25,5 +28,6 @@ def find(archive: Archive, key: str) -> EncodedPhoto:
                     continue
                 keys = file.read_row_group(i, columns=["key"])["key"].to_pylist()
                 if key in keys:
-                    return encoded_from_table(file.read_row_group(i).slice(keys.index(key), 1))[0]
+                    columns = None if with_original else list(STREAM_COLUMNS)
+                    return encoded_from_table(file.read_row_group(i, columns=columns).slice(keys.index(key), 1))[0]
     raise KeyNotFoundError("the archive holds no such photo; `photoark ls` lists its keys", key=key)

@@ -71,7 +71,8 @@ def render_shard(rows: Sequence[EncodedPhoto]) -> tuple[Shard, bytes]:
 
 def row_bytes(row: EncodedPhoto) -> int:
     """Roughly what a row costs in the file."""
-    return 256 + sum(len(block) for block in (row.image, row.exif, row.icc, row.xmp) if block)
+    blocks = (row.image, row.exif, row.icc, row.xmp, row.iptc, row.xmp_extended, row.original)
+    return 256 + sum(len(block) for block in blocks if block)
 
 
 def _row_groups(rows: Sequence[EncodedPhoto]) -> list[list[EncodedPhoto]]:

@@ -107,6 +107,8 @@ def _faults(row: EncodedPhoto) -> Iterator[str]:
     kept = row.image if row.outcome is Outcome.KEPT and row.source_sha256 else None
     if kept is not None and hashlib.sha256(kept).hexdigest() != row.source_sha256:
         yield "the kept file is not the one that was read (SHA-256)"
+    if row.original is not None and hashlib.sha256(row.original).hexdigest() != row.source_sha256:
+        yield "the original beside the bitstream is not the file that was read (SHA-256)"
     if row.outcome is Outcome.FAILED and not row.reason:
         yield "failed without a reason"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.codecs.base import Pixels
+from pipeline.errors import SettingError
 from pipeline.quality.learned import DISTS, LPIPS
 from pipeline.quality.metrics import measure
 from pipeline.quality.perceptual import PerceptualDistance
@@ -19,24 +21,39 @@ Scores = dict[str, float | None]
 class Scorer:
     """PSNR, MS-SSIM, SSIMULACRA 2 and the perceptual distance; LPIPS and DISTS where their weights are given."""
 
-    def __init__(self, *, lpips_weights: Path | None = None, dists_weights: Path | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        lpips_weights: Path | None = None,
+        dists_weights: Path | None = None,
+        device: str = "cpu",
+        only: Collection[str] | None = None,
+    ) -> None:
         """Load the networks.
 
         Args:
             lpips_weights: see `LPIPS.load`.
             dists_weights: see `DISTS.load`.
+            only: keys of metrics; the others are neither loaded nor computed, but for PSNR and MS-SSIM. None: all.
 
         Raises:
             CheckpointError: a file does not hold the weights that it should.
+            SettingError: `only` names a metric whose weights are not given.
         """
-        self._networks: dict[str, PerceptualDistance | LPIPS | DISTS] = {"perceptual": PerceptualDistance()}
-        if lpips_weights is not None:
+        wanted = {metric.key for metric in METRICS} if only is None else set(only)
+        self._networks: dict[str, PerceptualDistance | LPIPS | DISTS] = {}
+        if "perceptual" in wanted:
+            self._networks["perceptual"] = PerceptualDistance()
+        if "lpips" in wanted and lpips_weights is not None:
             self._networks["lpips"] = LPIPS.load(lpips_weights)
-        if dists_weights is not None:
+        if "dists" in wanted and dists_weights is not None:
             self._networks["dists"] = DISTS.load(dists_weights)
         for network in self._networks.values():
             network.to(device)
-        computed = {"psnr", "ms_ssim", "ssimulacra2", *self._networks}
+        computed = {"psnr", "ms_ssim", *self._networks} | ({"ssimulacra2"} & wanted)
+        if only is not None and (lacking := wanted - computed):
+            name = min(lacking)
+            raise SettingError(f"{name} needs weights: name their file with --{name}-weights")
         self.metrics: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.key in computed)
         """Those that `score` gives, in their order."""
 
@@ -50,10 +67,13 @@ class Scorer:
         Raises:
             ValueError: the shapes differ, or are not H x W x 3.
         """
+        scores = self.measure(original, decoded)
+        return {key: score if score is None or math.isfinite(score) else None for key, score in scores.items()}
+
+    def measure(self, original: Pixels, decoded: Pixels) -> Scores:
+        """As `score`, but with the infinite PSNR of equal photos."""
         quality = measure(original, decoded)
-        return {
-            "psnr": quality.psnr if math.isfinite(quality.psnr) else None,
-            "ms_ssim": quality.ms_ssim,
-            "ssimulacra2": ssimulacra2(original, decoded) if min(original.shape[:2]) >= MIN_SIDE else None,
-            **{key: network.between(original, decoded) for key, network in self._networks.items()},
-        }
+        scores: Scores = {"psnr": quality.psnr, "ms_ssim": quality.ms_ssim}
+        if any(metric.key == "ssimulacra2" for metric in self.metrics):
+            scores["ssimulacra2"] = ssimulacra2(original, decoded) if min(original.shape[:2]) >= MIN_SIDE else None
+        return scores | {key: network.between(original, decoded) for key, network in self._networks.items()}

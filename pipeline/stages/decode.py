@@ -18,7 +18,7 @@ from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragmen
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import ArchiveDamagedError
 from pipeline.progress import Clock, OnProgress, Progress
-from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
+from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 from pipeline.stages.job import JobSummary, actor_options, prepare
 from pipeline.storage import Storage
@@ -34,6 +34,8 @@ class DecodeJob:
     """Pattern of keys, with * ? [ ]; None for all."""
     format: str | None = None
     """Container of every restored file (Pillow's name); None for the source's own."""
+    original: bool = False
+    """Hand out the source files' own bytes, where they were stored, instead of what is decoded."""
     options: CodecOptions = CodecOptions()
     batch_photos: int = 32
 
@@ -57,13 +59,14 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
         destination=Storage(job.destination).url,
         options=replace(job.options, device=plan.device),
         format=job.format,
+        original=job.original,
         num_write_threads=plan.threads_per_actor,
     )
     items = [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows} for f in fragments]
     results = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            partial(read_rows, archive_url=archive.storage.url, include=job.include),
+            partial(read_rows, archive_url=archive.storage.url, include=job.include, original=job.original),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=plan.cpus_per_read,
@@ -96,20 +99,21 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     return summary
 
 
-def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None) -> pa.Table:
+def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, original: bool = False) -> pa.Table:
     """Rows of row groups; a row group that is damaged becomes rows that say so, one a photo where the keys survive."""
     storage = Storage(archive_url)
     tables = []
     for item in fragments.to_pylist():
         fragment = Fragment(**item)
         try:
-            table = read_fragment(storage, fragment)
+            table = read_fragment(storage, fragment, None if original else STREAM_COLUMNS)
         except ArchiveDamagedError as error:
             table = _damaged(storage, fragment, error)
         if include is not None:
             table = table.filter(pa.array([fnmatchcase(key, include) for key in table["key"].to_pylist()]))
         tables.append(table)
-    return pa.concat_tables(tables)
+    # A row group of an earlier version lacks columns.
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -> pa.Table:

@@ -13,7 +13,7 @@ from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
-from pipeline.restoration import decode_row, decoder, file_of
+from pipeline.restoration import decode_row, decoder, file_of, original_of
 from pipeline.storage import Storage
 
 RESULT_SCHEMA = pa.schema(
@@ -35,6 +35,8 @@ class DecodeSettings:
     options: CodecOptions = CodecOptions()
     format: str | None = None
     """Container of every restored file; None for the source's."""
+    original: bool = False
+    """Write the source files' own bytes instead of what is decoded."""
     max_pixels: int = 32_000_000
     """Decoded pixels that wait for being written, at most; a larger photo goes alone."""
     num_write_threads: int = 2
@@ -52,8 +54,8 @@ class DecodeWorker:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Restore each row; an error becomes the row's reason."""
         rows = encoded_from_table(table)
-        encoded = [row for row in rows if row.outcome is Outcome.ENCODED]
-        others = [row for row in rows if row.outcome is not Outcome.ENCODED]
+        encoded = [row for row in rows if row.outcome is Outcome.ENCODED and not self._settings.original]
+        others = [row for row in rows if row.outcome is not Outcome.ENCODED or self._settings.original]
         written = [self._threads.submit(self._write, row, None) for row in others]
         for batch in _batches(encoded, max_pixels=self._settings.max_pixels):
             with self._codec_lock:
@@ -72,13 +74,16 @@ class DecodeWorker:
             middle = len(rows) // 2
             return self._decode(rows[:middle]) + self._decode(rows[middle:])
 
+    def _file_of(self, row: EncodedPhoto, pixels: Pixels | None) -> bytes:
+        if pixels is None:
+            pixels = decode_row(row, self._settings.options)
+        return file_of(row, pixels, format=self._settings.format)
+
     def _write(self, row: EncodedPhoto, pixels: Pixels | PhotoarkError | None) -> dict[str, object]:
         try:
             if isinstance(pixels, PhotoarkError):
                 raise pixels
-            if pixels is None:
-                pixels = decode_row(row, self._settings.options)
-            data = file_of(row, pixels, format=self._settings.format)
+            data = original_of(row) if self._settings.original else self._file_of(row, pixels)
             self._storage.write(row.key, data, modified_at=row.modified_at)
         except PhotoarkError as error:
             return {"key": row.key, "num_bytes": None, "num_pixels": None, "reason": error.message}

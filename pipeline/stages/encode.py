@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import ray.data
@@ -29,7 +30,7 @@ from pipeline.errors import PhotoarkError, SettingError, StorageError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.records import EncodedPhoto, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
+from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
@@ -52,6 +53,12 @@ class EncodeJob:
     """Codecs to try in turn, instead of `codec` alone."""
     gate: Gate = NO_GATE
     """What a decoded stream must reach to stand for its photo."""
+    lpips_weights: Path | None = None
+    """For a gate that asks for LPIPS."""
+    dists_weights: Path | None = None
+    """For a gate that asks for DISTS."""
+    keep_original: KeepOriginal = KeepOriginal.KEPT
+    """When a photo's own bytes are stored."""
     limits: PixelLimits = DEFAULT_LIMITS
     commit_interval_s: float = 5.0
     """At most this much finished work is lost when the job dies."""
@@ -62,6 +69,8 @@ class EncodeJob:
     def __post_init__(self) -> None:
         if self.codec not in codec_names():
             raise SettingError(f"no codec is called {self.codec!r}; choose one of {', '.join(codec_names())}")
+        if self.keep_original is KeepOriginal.NEVER and self.rungs[-1].codec == "original":
+            raise SettingError("--keep-original never forbids what the codec `original` does: leave one of them out")
 
     @property
     def rungs(self) -> tuple[CodecAt, ...]:
@@ -70,7 +79,15 @@ class EncodeJob:
 
     def settings(self) -> EncodeSettings:
         """What a worker needs to know of it."""
-        return EncodeSettings(ladder=self.rungs, gate=self.gate, options=self.options, limits=self.limits)
+        return EncodeSettings(
+            ladder=self.rungs,
+            gate=self.gate,
+            lpips_weights=self.lpips_weights,
+            dists_weights=self.dists_weights,
+            keep_original=self.keep_original,
+            options=self.options,
+            limits=self.limits,
+        )
 
     def check(self) -> None:
         """Raise what a worker's constructor would.
@@ -81,6 +98,7 @@ class EncodeJob:
         """
         for rung in self.rungs:
             rung.check(self.options)
+        self.settings().scorer()
 
 
 def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
@@ -214,7 +232,7 @@ class _Committer:
     def _count(self, row: EncodedPhoto) -> None:
         summary = self.summary
         summary.bytes_in += row.source_bytes
-        summary.bytes_out += len(row.image or b"")
+        summary.bytes_out += len(row.image or b"") + len(row.original or b"")
         if row.outcome is Outcome.FAILED:
             summary.fail(row.key, row.reason or "unknown")
             return

@@ -12,19 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from pipeline.codecs.base import Codec, Pixels
+from pipeline.codecs.ditic.device import choose_device
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError, PhotoError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.quality.metrics import Quality, measure
-from pipeline.records import EncodedPhoto, Outcome, PhotoHeader, encoded_to_table, photos_from_table
+from pipeline.quality.scorer import Scorer, Scores
+from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,11 +40,32 @@ class EncodeSettings:
     """Codecs to try in turn; what none of them may stand for is kept as its bytes."""
     gate: Gate = NO_GATE
     """What a decoded stream must reach; without one, streams are not decoded."""
+    lpips_weights: Path | None = None
+    """For a gate that asks for LPIPS."""
+    dists_weights: Path | None = None
+    """For a gate that asks for DISTS."""
+    keep_original: KeepOriginal = KeepOriginal.KEPT
     options: CodecOptions = CodecOptions()
     """Of all rungs but for the quality."""
     limits: PixelLimits = DEFAULT_LIMITS
     num_decode_threads: int = 2
     """Threads that decode pixels."""
+
+    def scorer(self) -> Scorer | None:
+        """What measures for the gate; None without one.
+
+        Raises:
+            SettingError: it asks for a metric whose weights are not named.
+            CheckpointError: these weights are missing or damaged.
+        """
+        if not self.gate:
+            return None
+        return Scorer(
+            lpips_weights=self.lpips_weights,
+            dists_weights=self.dists_weights,
+            device=choose_device(self.options.device),
+            only=self.gate.metrics,
+        )
 
 
 @dataclass(slots=True)
@@ -67,6 +90,7 @@ class EncodeWorker:
         """
         self._settings = settings
         self._rungs = list(zip(settings.ladder, codecs_at(settings.ladder, settings.options), strict=True))
+        self._scorer = settings.scorer()
         self._codec_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
         self._encoder = f"photoark {version('photoark')}"
@@ -106,14 +130,14 @@ class EncodeWorker:
             header = probe(data, limits=self._settings.limits)
             row = _with_header(row, header)
             if self._rungs[0][1].info.takes_files:
-                return _Job(_kept(row, data, None))
+                return _Job(self._kept(row, data, None))
             if header.unsupported:
-                return _Job(_kept(row, data, header.unsupported))
+                return _Job(self._kept(row, data, header.unsupported))
             return _Job(row, read_pixels(data, header))
         except PhotoError as error:
             return _Job(replace(row, reason=error.message))
         except MemoryError:
-            return _Job(_kept(row, data, "too large to decode in the memory of this machine"))
+            return _Job(self._kept(row, data, "too large to decode in the memory of this machine"))
 
     def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
         for rung, codec in self._rungs:
@@ -121,33 +145,42 @@ class EncodeWorker:
                 self._try_rung(rung, codec, [job for job in jobs if job.pixels is not None])
         for job in jobs:
             if job.pixels is not None:
-                job.row, job.pixels = _kept(job.row, data[job.row.key], "; ".join(job.refusals)), None
+                job.row, job.pixels = self._kept(job.row, data[job.row.key], "; ".join(job.refusals)), None
+            elif job.row.outcome is Outcome.ENCODED and self._settings.keep_original is KeepOriginal.ALWAYS:
+                job.row = replace(job.row, original=data[job.row.key])
+
+    def _kept(self, row: EncodedPhoto, data: bytes, reason: str | None) -> EncodedPhoto:
+        """The row of a photo that no codec may stand for."""
+        if self._settings.keep_original is KeepOriginal.NEVER:
+            return replace(row, reason=f"no codec may stand for it, and bytes are not kept (--keep-original never): {reason}")
+        return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason)
 
     def _try_rung(self, rung: CodecAt, codec: Codec, jobs: Sequence[_Job]) -> None:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
         # All at once: which of them go through the networks together is the codec's to choose.
         images = [job.pixels for job in jobs if job.pixels is not None]
         streams = _each(codec.encode, images, f"{rung} could not encode it")
-        qualities = self._measured(rung, codec, images, streams)
-        for job, stream, quality in zip(jobs, streams, qualities, strict=True):
-            if isinstance(quality, _Refused):
-                job.refusals.append(quality.reason)
+        measured = self._measured(rung, codec, images, streams)
+        for job, stream, scores in zip(jobs, streams, measured, strict=True):
+            if isinstance(scores, _Refused):
+                job.refusals.append(scores.reason)
                 continue
             assert isinstance(stream, bytes)
             assert job.row.width and job.row.height
             job.row = replace(
                 job.row, outcome=Outcome.ENCODED, image=stream, codec=codec.info.name, model=codec.info.model,
                 reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / (job.row.width * job.row.height),
-                psnr=quality.psnr if quality else None, ms_ssim=quality.ms_ssim if quality else None,
+                psnr=scores.get("psnr"), ms_ssim=scores.get("ms_ssim"), ssimulacra2=scores.get("ssimulacra2"),
+                perceptual=scores.get("perceptual"), lpips=scores.get("lpips"), dists=scores.get("dists"),
             )  # fmt: skip
             job.pixels = None
 
     def _measured(
         self, rung: CodecAt, codec: Codec, images: Sequence[Pixels], streams: Sequence[bytes | _Refused]
-    ) -> list[Quality | _Refused | None]:
-        """Of each stream, decoded again: its quality, or why it may not stand for its photo; None where nothing is asked."""
-        found: list[Quality | _Refused | None] = [stream if isinstance(stream, _Refused) else None for stream in streams]
-        if not self._settings.gate:
+    ) -> list[Scores | _Refused]:
+        """Of each stream, decoded again: its scores, or why it may not stand for its photo; none where nothing is asked."""
+        found: list[Scores | _Refused] = [stream if isinstance(stream, _Refused) else {} for stream in streams]
+        if self._scorer is None:
             return found
         there = [i for i, stream in enumerate(streams) if isinstance(stream, bytes)]
         decoded = _each(codec.decode, [streams[i] for i in there], f"{rung} could not decode it")
@@ -155,10 +188,14 @@ class EncodeWorker:
             if isinstance(image, _Refused):
                 found[i] = image
                 continue
-            quality = measure(images[i], image)
-            refusal = self._settings.gate.refusal(quality)
-            found[i] = _Refused(f"{rung}: {refusal}") if refusal else quality
+            (scores,) = _each(self._scored, [(images[i], image)], f"{rung} could not be measured")
+            refusal = None if isinstance(scores, _Refused) else self._settings.gate.refusal(scores)
+            found[i] = _Refused(f"{rung}: {refusal}") if refusal else scores
         return found
+
+    def _scored(self, pairs: Sequence[tuple[Pixels, Pixels]]) -> list[Scores]:
+        assert self._scorer is not None
+        return [self._scorer.measure(original, decoded) for original, decoded in pairs]
 
 
 def _each(run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], what_failed: str) -> list[T | _Refused]:
@@ -192,8 +229,6 @@ def _with_header(row: EncodedPhoto, header: PhotoHeader) -> EncodedPhoto:
         exif=header.metadata.exif,
         icc=header.metadata.icc,
         xmp=header.metadata.xmp,
+        iptc=header.metadata.iptc,
+        xmp_extended=header.metadata.xmp_extended,
     )
-
-
-def _kept(row: EncodedPhoto, data: bytes, reason: str | None) -> EncodedPhoto:
-    return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason)

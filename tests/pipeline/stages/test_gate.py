@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,44 @@ from PIL import Image, ImageDraw
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt, parse_ladder
-from pipeline.codecs.registry import CodecOptions
-from pipeline.errors import SettingError
+from pipeline.codecs.registry import CodecOptions, get_codec
+from pipeline.errors import ArchiveDamagedError, PhotoError, SettingError
 from pipeline.quality.gate import NO_GATE, parse_gate
 from pipeline.quality.metrics import measure
-from pipeline.records import EncodedPhoto, Outcome
+from pipeline.quality.scorer import Scorer
+from pipeline.records import EncodedPhoto, KeepOriginal, Outcome
 from pipeline.restoration import restore
+from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
+from pipeline.stages.retry import retry
 
 PHOTOS = Path(__file__).parents[2] / "photos"
+
+
+def _screenshot(photo: Image.Image) -> Image.Image:
+    picture = Image.new("RGB", (320, 200), (236, 236, 236))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, 320, 18), fill=(60, 90, 160))
+    draw.text((6, 4), "File  Edit  View  Help", fill="white")
+    for i in range(4):
+        draw.rectangle((10, 30 + 40 * i, 150, 60 + 40 * i), fill="white", outline=(120, 120, 120))
+        draw.text((16, 38 + 40 * i), f"Button number {i}", fill=(20, 20, 20))
+    picture.paste(photo.crop((300, 100, 440, 200)), (170, 30))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """What is no photo: one colour, text, a screenshot, six pixels; and a sky to compare with."""
+    folder = tmp_path_factory.mktemp("drawn")
+    Image.new("RGB", (320, 200), (0, 0, 255)).save(folder / "flat.png")
+    Image.new("RGB", (3, 2), (0, 255, 0)).save(folder / "tiny.png")
+    _screenshot(Image.open(PHOTOS / "bridge.jpg").convert("RGB")).save(folder / "screenshot.png")
+    for name in ("text.png", "sky.png"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +112,97 @@ def test_without_a_gate_nothing_is_measured_and_the_first_rung_serves(source: Pa
     assert [(row.codec, row.psnr, row.ms_ssim, row.reason) for row in rows] == [("webp", None, None, None)] * 4
 
 
-@pytest.mark.parametrize(("gate", "message"), [("ssim=1", "no metric"), ("psnr", "no number"), ("psnr=a", "no number")])
+def test_what_is_no_photo_takes_another_rung_by_measurement(drawn: Path, tmp_path: Path) -> None:
+    gate = parse_gate("psnr=34,perceptual=0.1")
+    rows = encoded(drawn, tmp_path / "archive", "ditic-small,avif:70,original", "psnr=34,perceptual=0.1")
+    scorer = Scorer(only=gate.metrics)
+    codec = get_codec("ditic-small")
+    for key, row in rows.items():
+        original = np.asarray(Image.open(drawn / key).convert("RGB"))
+        (decoded,) = codec.decode(codec.encode([original]))
+        refusal = gate.refusal(scorer.measure(original, decoded))
+        # Which rung serves is what the first one measures, for a photo as for a drawing.
+        assert (row.codec == "ditic-small") == (refusal is None), (key, refusal)
+        assert (row.reason is None) == (refusal is None)
+        assert row.reason is None or row.reason.startswith("ditic-small: ")
+        if row.outcome is Outcome.ENCODED:
+            assert row.psnr is not None and row.psnr >= 34
+            assert row.perceptual is not None and row.perceptual <= 0.1
+            assert (row.ssimulacra2, row.lpips, row.dists) == (None, None, None)
+    assert rows["sky.png"].codec == "ditic-small"
+    assert {rows[key].codec for key in ("text.png", "screenshot.png", "tiny.png")} <= {"avif", "original"}
+
+
+def test_any_metric_may_be_asked_for_and_originals_stand_beside_streams(source: Path, tmp_path: Path) -> None:
+    job = EncodeJob(
+        source=str(source),
+        archive=str(tmp_path / "archive"),
+        ladder=parse_ladder("webp:5,webp:90"),
+        gate=parse_gate("ssimulacra2=75"),
+        keep_original=KeepOriginal.ALWAYS,
+    )
+    assert encode(job).num_failed == 0
+    archive = Archive.open(job.archive)
+    rows = {row.key: row for row in read_rows(archive)}
+    brushes = rows["brushes.png"]
+    assert (brushes.codec, brushes.original) == ("webp", (source / "brushes.png").read_bytes())
+    assert "webp:5: SSIMULACRA2" in (brushes.reason or "")
+    assert (brushes.ssimulacra2 or 0) >= 75
+    # A file that is kept stands there once.
+    assert "SSIMULACRA2 cannot be measured" in (rows["small.png"].reason or "")
+    assert (rows["small.png"].outcome, rows["small.png"].original) == (Outcome.KEPT, None)
+    assert verify(archive).is_clean
+
+    archive.commit([replace(brushes, key="bare.png", original=None)])
+    with pytest.raises(PhotoError, match="--keep-original always"):
+        restore(job.archive, "bare.png", original=True)
+    for path in source.iterdir():
+        assert restore(job.archive, path.name, original=True).data == path.read_bytes()
+    assert restore(job.archive, "brushes.png").data != (source / "brushes.png").read_bytes()
+    summary = decode(DecodeJob(archive=job.archive, destination=str(tmp_path / "restored"), original=True))
+    assert (summary.num_restored, [key for key, _ in summary.failures]) == (4, ["bare.png"])
+    for path in source.iterdir():
+        assert (tmp_path / "restored" / path.name).read_bytes() == path.read_bytes()
+
+    archive.put([replace(brushes, original=b"another file")])
+    (damage,) = verify(archive).damages
+    assert damage.keys == ("brushes.png",) and "original" in damage.what
+    with pytest.raises(ArchiveDamagedError, match="not the one that was read"):
+        restore(job.archive, "brushes.png", original=True)
+
+
+def test_a_metric_without_its_weights_starts_nothing(source: Path, tmp_path: Path) -> None:
+    job = EncodeJob(source=str(source), archive=str(tmp_path / "archive"), codec="webp", gate=parse_gate("lpips=0.2"))
+    with pytest.raises(SettingError, match="--lpips-weights"):
+        encode(job)
+    assert not (tmp_path / "archive").exists()
+
+
+def test_equal_pixels_pass_any_psnr() -> None:
+    assert parse_gate("psnr=99").refusal({"psnr": math.inf}) is None
+
+
+def test_where_bytes_are_never_kept_what_passes_no_rung_fails_with_every_reason(source: Path, tmp_path: Path) -> None:
+    job = EncodeJob(
+        source=str(source),
+        archive=str(tmp_path / "archive"),
+        ladder=parse_ladder("webp:1,webp:5"),
+        gate=parse_gate("ms_ssim=0.9999"),
+        keep_original=KeepOriginal.NEVER,
+    )
+    assert encode(job).num_failed == 4
+    rows = list(read_rows(Archive.open(job.archive)))
+    assert all(row.outcome is Outcome.FAILED and row.image is None and row.original is None for row in rows)
+    assert all((row.reason or "").count("MS-SSIM") == 2 and "--keep-original" in (row.reason or "") for row in rows)
+    assert verify(Archive.open(job.archive)).is_clean
+    assert retry(replace(job, gate=NO_GATE)).num_encoded == 4
+    with pytest.raises(SettingError, match="original"):
+        replace(job, ladder=parse_ladder("webp:1,original"))
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"), [("ssim=1", "no metric"), ("psnr", "no number"), ("psnr=a", "no number"), ("psnr=nan", "no number")]
+)
 def test_wrong_gates_are_told(gate: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         parse_gate(gate)
