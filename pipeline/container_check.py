@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
-from PIL import Image
-
-from pipeline.codecs.classical import FORMATS
+from pipeline.codecs.classical import FORMATS, stream_header
 from pipeline.entropy.container import CODEC_IDS, unpack
 from pipeline.errors import CorruptStreamError, UnknownModelError
 from pipeline.records import EncodedPhoto
@@ -21,7 +17,8 @@ def check_container(row: EncodedPhoto) -> None:
     """
     stream = row.image or b""
     if row.codec in FORMATS:
-        found = (row.codec, row.model, *_size(stream, row.codec))
+        seen = stream_header(stream, row.codec)
+        found = (row.codec, row.model, seen.width, seen.height)
     elif row.codec in CODEC_IDS:
         header, _ = unpack(stream)
         found = (header.codec, header.model, header.width, header.height)
@@ -30,13 +27,3 @@ def check_container(row: EncodedPhoto) -> None:
     if found != (row.codec, row.model, row.width, row.height):
         said = (row.codec, row.model, row.width, row.height)
         raise CorruptStreamError(f"the bitstream's header says {found}, the row {said} (codec, model, width, height)")
-
-
-def _size(stream: bytes, codec: str) -> tuple[int, int]:
-    if codec == "jxl":
-        import pillow_jxl  # noqa: F401 (registers itself with Pillow)
-    try:
-        with Image.open(io.BytesIO(stream), formats=[FORMATS[codec].pillow_name]) as image:
-            return image.size
-    except Exception as error:
-        raise CorruptStreamError(f"the header of the {codec} stream cannot be read: {error}") from error

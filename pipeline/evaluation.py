@@ -22,8 +22,8 @@ from pipeline.codecs.classical import FORMATS
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.errors import PhotoError, SettingError, StorageError, StreamError
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox import read_pixels
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.quality.rate_distortion import BDRate, Metric, bd_rate
 from pipeline.records import Photo
@@ -270,7 +270,7 @@ def _one(photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: Pix
 def _read(photo: Photo, limits: PixelLimits) -> tuple[bytes, Pixels]:
     folder, _, name = photo.uri.rpartition("/")
     data = Storage(folder or "/").read(name)
-    return data, read_pixels(data, probe(data, limits=limits))
+    return data, read_pixels(data, limits=limits)
 
 
 def _through(codec: Codec, data: bytes, pixels: Pixels) -> tuple[bytes, Pixels]:

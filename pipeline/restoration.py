@@ -11,6 +11,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
+from pipeline.container_check import check_container
 from pipeline.errors import ArchiveDamagedError, PhotoError, StreamError
 from pipeline.pixels.writer import write_photo
 from pipeline.records import EncodedPhoto, Outcome, PhotoMetadata
@@ -80,12 +81,14 @@ def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pi
     """
     if row.outcome is Outcome.FAILED:
         raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+    if row.image is None or row.codec is None:
+        raise ArchiveDamagedError("the row holds neither a bitstream nor a file", key=row.key)
     if row.outcome is Outcome.KEPT:
         return None
-    if row.image is None or row.codec is None:
-        raise ArchiveDamagedError("the row holds no bitstream", key=row.key)
     try:
-        return decoder(row.codec, row.model, options).decode([row.image])[0]
+        codec = decoder(row.codec, row.model, options)
+        check_container(row)  # before anything is decoded
+        return codec.decode([row.image])[0]
     except StreamError as error:
         raise type(error)(error.message, key=row.key) from error
 

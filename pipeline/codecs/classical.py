@@ -1,4 +1,7 @@
-"""JPEG, AVIF, WebP and JPEG XL through Pillow: baselines, and what a photo falls back to. Streams are plain image files."""
+"""JPEG, AVIF, WebP and JPEG XL through Pillow: baselines, and what a photo falls back to. Streams are plain image files.
+
+They are decoded as other files are, in a process of its own (`sandbox`): an archive may come from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipeline.codecs.base import CodecInfo, Pixels
-from pipeline.errors import CorruptStreamError, SettingError, UnsupportedPhotoError
+from pipeline.errors import CorruptStreamError, PhotoError, SettingError, UnsupportedPhotoError
+from pipeline.pixels.probe import DEFAULT_LIMITS
+from pipeline.pixels.sandbox import probe, read_pixels
+from pipeline.records import PhotoHeader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,7 @@ class PillowCodec:
         """One file a photo; see `Codec.encode`.
 
         Raises:
-            UnsupportedPhotoError: wider or higher than the format allows.
+            UnsupportedPhotoError: wider or higher than the format allows, or larger than what is decoded again.
         """
         return [self._encode(image) for image in images]
 
@@ -69,6 +74,10 @@ class PillowCodec:
     def _encode(self, image: Pixels) -> bytes:
         if max(image.shape[:2]) > self._format.max_side:
             raise UnsupportedPhotoError(f"{self.info.name} holds at most {self._format.max_side} pixels a side")
+        if image.shape[0] * image.shape[1] > DEFAULT_LIMITS.max_pixels:
+            raise UnsupportedPhotoError(
+                f"{self.info.name} streams of more than {DEFAULT_LIMITS.max_pixels} pixels are not read"
+            )
         buffer = io.BytesIO()
         options = self._format.options
         Image.fromarray(image).save(buffer, format=self._format.pillow_name, quality=self.quality, **options)
@@ -76,7 +85,22 @@ class PillowCodec:
 
     def _decode(self, stream: bytes) -> Pixels:
         try:
-            with Image.open(io.BytesIO(stream), formats=[self._format.pillow_name]) as image:
-                return np.asarray(image.convert("RGB"))
-        except Exception as error:
-            raise CorruptStreamError(f"the {self.info.name} stream cannot be decoded: {error}") from error
+            return read_pixels(stream, stream_header(stream, self.info.name))
+        except PhotoError as error:
+            raise CorruptStreamError(f"the {self.info.name} stream cannot be decoded: {error.message}") from error
+
+
+def stream_header(stream: bytes, codec: str) -> PhotoHeader:
+    """What the header of a stream of one of `FORMATS` says.
+
+    Raises:
+        CorruptStreamError: it is no such stream, or none that can be decoded.
+    """
+    try:
+        header = probe(stream)
+    except PhotoError as error:
+        raise CorruptStreamError(f"the {codec} stream cannot be decoded: {error.message}") from error
+    if header.format != FORMATS[codec].pillow_name or header.unsupported:
+        found = header.unsupported or f"a {header.format} file"
+        raise CorruptStreamError(f"the {codec} stream is none that was written here: {found}")
+    return header

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UnreadablePhotoError
+from pipeline.pixels.claims import read_claim
 from pipeline.pixels.metadata import read_metadata
 from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.records import PhotoHeader
@@ -29,6 +30,14 @@ class PixelLimits:
     """Width times height."""
     max_bytes: int = 1 << 30
     """Of the file."""
+    time_s: float = 30.0
+    """For decoding any file, however small (`sandbox`)."""
+    time_per_megapixel_s: float = 1.0
+    """And for every million pixels that its header claims."""
+    memory_bytes: int = 512 << 20
+    """For decoding any file, beside what the decoder's process takes when idle and the file itself."""
+    memory_per_pixel_bytes: int = 32
+    """And for every pixel: those of the file, those that come out, and what a decoder keeps in between."""
 
 
 DEFAULT_LIMITS = PixelLimits()
@@ -42,10 +51,15 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
     Raises:
         UnreadablePhotoError: the bytes are no image that can be opened.
     """
+    claim = read_claim(data)
+    if claim is not None and (reason := _beyond(claim.width, claim.height, len(data), limits)):
+        return PhotoHeader(format=claim.format, width=claim.width, height=claim.height, mode="RGB", unsupported=reason)
     with open_image(data) as image:
         try:
             orientation = int(image.getexif().get(_ORIENTATION, 1))
             metadata = read_metadata(image)
+        except MemoryError:
+            raise
         except Exception as error:
             raise UnreadablePhotoError(f"the image's metadata cannot be read: {error}") from error
         orientation = orientation if 1 <= orientation <= 8 else 1
@@ -57,7 +71,7 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
             mode=image.mode,
             orientation=orientation,
             metadata=metadata,
-            unsupported=_unsupported(image, data, limits),
+            unsupported=_unsupported(image, data, limits, is_animated=claim is not None and claim.is_animated),
         )
 
 
@@ -75,16 +89,25 @@ def open_image(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise UnreadablePhotoError("the file is not an image of a known format") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnreadablePhotoError(f"the image's header cannot be read: {error}") from error
 
 
-def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits) -> str | None:
-    megapixels = image.width * image.height / 1e6
-    if image.width * image.height > limits.max_pixels:
-        return f"{megapixels:.0f} megapixels, more than the limit of {limits.max_pixels / 1e6:.0f}"
-    if len(data) > limits.max_bytes:
-        return f"{len(data) / 1e6:.0f} MB, more than the limit of {limits.max_bytes / 1e6:.0f}"
+def _beyond(width: int, height: int, num_bytes: int, limits: PixelLimits) -> str | None:
+    if width * height > limits.max_pixels:
+        return f"{width * height / 1e6:.0f} megapixels, more than the limit of {limits.max_pixels / 1e6:.0f}"
+    if num_bytes > limits.max_bytes:
+        return f"{num_bytes / 1e6:.0f} MB, more than the limit of {limits.max_bytes / 1e6:.0f}"
+    return None
+
+
+def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_animated: bool) -> str | None:
+    if reason := _beyond(image.width, image.height, len(data), limits):
+        return reason
+    if is_animated:
+        return "animated"
     num_frames = getattr(image, "n_frames", 1)
     if num_frames > 1:
         return f"animated or of several pages ({num_frames} frames)"

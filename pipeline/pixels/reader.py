@@ -1,16 +1,19 @@
-"""Image file -> pixels, as displayed."""
+"""Image file -> pixels, as displayed. In this process: `sandbox` has the same for files that nobody vouches for."""
 
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
 from pipeline.pixels.probe import open_image, probe
 from pipeline.records import PhotoHeader
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def read_pixels(data: bytes, header: PhotoHeader | None = None) -> NDArray[np.uint8]:
@@ -23,19 +26,28 @@ def read_pixels(data: bytes, header: PhotoHeader | None = None) -> NDArray[np.ui
         UnreadablePhotoError: no image, or cut short.
         UnsupportedPhotoError: sound, but not representable as 8-bit RGB.
     """
+    import numpy as np  # here: the process that decodes for others does without
+
     header = header or probe(data)
     if header.unsupported:
         raise UnsupportedPhotoError(header.unsupported)
+    return np.asarray(open_upright(data, header.orientation))
+
+
+def open_upright(data: bytes, orientation: int) -> Image.Image:
+    """Decode to an RGB image, orientation applied.
+
+    Raises:
+        UnreadablePhotoError: no image, or cut short.
+    """
     with open_image(data) as image:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 image.load()
+        except MemoryError:
+            raise
         except Exception as error:
             raise UnreadablePhotoError(f"the image is truncated or damaged: {error}") from error
-        upright = ImageOps.exif_transpose(image) if header.orientation != 1 else image
-        return np.asarray(_to_rgb(upright))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
+        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+        return upright if upright.mode == "RGB" else upright.convert("RGB")

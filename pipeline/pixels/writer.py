@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pillow_heif
 import pillow_jxl  # noqa: F401 (registers itself with Pillow)
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels.metadata import save_options
 from pipeline.records import PhotoMetadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 pillow_heif.register_heif_opener()
 
@@ -40,7 +42,7 @@ def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: 
         mode: the source's; `L` gives a grey file.
 
     Raises:
-        UnsupportedPhotoError: nothing here writes this format.
+        UnsupportedPhotoError: nothing here writes this format, or it cannot hold the photo's size or metadata.
     """
     if format not in _OPTIONS:
         raise UnsupportedPhotoError(f"files of format {format} cannot be written; restore with --format PNG")
@@ -48,5 +50,8 @@ def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: 
     if mode == "L":
         image = image.convert("L")
     buffer = io.BytesIO()
-    image.save(buffer, format=format, **_OPTIONS[format], **save_options(format, metadata))
+    try:
+        image.save(buffer, format=format, **_OPTIONS[format], **save_options(format, metadata))
+    except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
+        raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}") from error
     return buffer.getvalue()

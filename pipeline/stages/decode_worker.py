@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
-from pipeline.errors import PhotoarkError
+from pipeline.container_check import check_container
+from pipeline.errors import PhotoarkError, StreamError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.restoration import decode_row, decoder, file_of, original_of
 from pipeline.storage import Storage
@@ -66,7 +67,7 @@ class DecodeWorker:
     def _decode(self, rows: Sequence[EncodedPhoto]) -> list[Pixels | PhotoarkError]:
         """Pixels, or what went wrong; a batch that fails is halved until the stream that fails stands alone."""
         options = self._settings.options
-        if len(rows) == 1 or not all(row.image for row in rows):
+        if len(rows) == 1 or not all(map(_is_consistent, rows)):
             return [_decode_alone(row, options) for row in rows]
         try:
             return list(decoder(rows[0].codec or "", rows[0].model, options).decode([row.image or b"" for row in rows]))
@@ -104,6 +105,14 @@ def _batches(rows: Sequence[EncodedPhoto], *, max_pixels: int) -> list[list[Enco
         groups[-1].append(row)
         num_pixels += size
     return groups
+
+
+def _is_consistent(row: EncodedPhoto) -> bool:
+    try:
+        check_container(row)
+    except StreamError:
+        return False
+    return True
 
 
 def _decode_alone(row: EncodedPhoto, options: CodecOptions) -> Pixels | PhotoarkError:

@@ -22,8 +22,8 @@ from pipeline.codecs.ditic.device import choose_device
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError, PhotoError
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox import probe, read_pixels
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.quality.scorer import Scorer, Scores
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
@@ -133,7 +133,7 @@ class EncodeWorker:
                 return _Job(self._kept(row, data, None))
             if header.unsupported:
                 return _Job(self._kept(row, data, header.unsupported))
-            return _Job(row, read_pixels(data, header))
+            return _Job(row, read_pixels(data, header, limits=self._settings.limits))
         except PhotoError as error:
             return _Job(replace(row, reason=error.message))
         except MemoryError:
