@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.import_weights import open_accepted
-from pipeline.errors import SettingError
+from jobs.options import RayAddress
+from pipeline.errors import PhotoarkError, SettingError
 
 if TYPE_CHECKING:
+    from pipeline.codecs.ditic.config import DiTICConfig
     from pipeline.codecs.ditic.model import DiTIC
-    from pipeline.training.config import LossWeights
+    from pipeline.training.config import LossWeights, TrainConfig
 
 
 def train(
@@ -43,7 +46,7 @@ def train(
         list[str] | None,
         typer.Option(
             help="NAME=WEIGHT, several times: mse=1, ms-ssim=0.08; off unless given: perceptual, lpips, dists, distillation, "
-            "guidance, adversarial."
+            "guidance, adversarial; auxiliary=0 leaves the quantiles of z where they are."
         ),
     ] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="File of LPIPS, for --loss lpips=...")] = None,
@@ -56,6 +59,11 @@ def train(
     ] = 0.1,
     cooldown: Annotated[float, typer.Option(help="Last part of the steps, over which the learning rate falls.")] = 0.3,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on so many workers through Ray, a GPU each; without it, in this process."),
+    ] = None,
+    ray_address: RayAddress = None,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 250,
     log_every: Annotated[int, typer.Option(help="Steps between two lines of the log.")] = 50,
     sample_every: Annotated[int, typer.Option(help="Steps between two sheets of sample reconstructions; 0: none.")] = 500,
@@ -63,6 +71,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Train a DiT-IC; resumes by itself."""
+    from jobs.settings import load_settings
     from pipeline.codecs.ditic.config import DiTICConfig
     from pipeline.codecs.ditic.device import choose_device
     from pipeline.training.config import AdapterRanks, TrainConfig
@@ -95,7 +104,7 @@ def train(
         dists_file=dists_weights,
         synthetic_share=synthetic_share,
         cooldown_share=cooldown,
-        device=choose_device(device),
+        device=device if num_workers else choose_device(device),
         save_every=save_every,
         log_every=log_every,
         sample_every=sample_every,
@@ -113,8 +122,60 @@ def train(
         return load_base(opened["base"], model_config, file=base_file, elic=opened.get("elic"))
 
     opened = open_accepted({"base": base, "elic": elic}, accepted=accept_licence, err=as_json) if base else {}
-    path = run(config, model_config, show, base=load if opened else None)
+    base_of = load if opened else None
+    if num_workers is None:
+        path = run(config, model_config, show, base=base_of)
+    else:
+        address = load_settings(ray_address=ray_address).ray_address
+        path = _run_on_workers(config, model_config, show, base_of, num_workers=num_workers, ray_address=address)
     typer.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"checkpoint: {path}; next: photoark freeze {path}")
+
+
+def _run_on_workers(
+    config: TrainConfig,
+    model_config: DiTICConfig,
+    show: Callable[[dict[str, Any]], None],
+    base: Callable[[], DiTIC] | None,
+    *,
+    num_workers: int,
+    ray_address: str | None,
+) -> Path:
+    """Ray Train starts the workers, Ray Data makes their crops; the lines of the log come back here."""
+    from cluster.connect import connected
+    from cluster.train import Worker, WorkersFailed, run_workers, stream
+    from pipeline.training.checkpoint import CHECKPOINT_NAME
+    from pipeline.training.loop import check, train_as_worker
+    from pipeline.training.parallel import Team
+    from pipeline.training.streaming import index_photos
+
+    check(config, model_config, num_workers=num_workers)
+    # The workers have working folders of their own.
+    config = replace(config, out=config.out.resolve())
+    config.out.mkdir(parents=True, exist_ok=True)
+    with connected(ray_address):
+        index = index_photos(config.sources, min_side=config.crop_size, stream=stream)
+
+        def work(worker: Worker, report: Callable[[dict[str, Any]], None]) -> None:
+            train_as_worker(
+                replace(config, device=worker.device),
+                model_config,
+                report,
+                base=base,
+                index=index,
+                stream=worker.stream,
+                team=Team(rank=worker.rank, size=worker.size),
+            )
+
+        try:
+            run_workers(work, num_workers=num_workers, device=config.device, folder=config.out, on_report=show)
+        except WorkersFailed as error:
+            for failure in error.failures:
+                if isinstance(failure, PhotoarkError):
+                    raise failure from None
+            raise PhotoarkError(
+                f"training failed on its workers: {error}. Run the same command again; it goes on from the last checkpoint"
+            ) from error
+    return config.out / CHECKPOINT_NAME
 
 
 def _loss_weights(given: list[str]) -> LossWeights:

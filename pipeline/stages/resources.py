@@ -49,6 +49,36 @@ def plan_pool(resources: Mapping[str, float], *, num_nodes: int, device: str = "
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """Resources of each worker of a training run, and of the tasks that feed it."""
+
+    num_workers: int
+    gpus_per_worker: int
+    cpus_per_worker: float
+    """What Ray counts; how many threads it uses is `threads_per_worker`."""
+    cpus_per_stream: float
+    """Of all tasks that feed one worker."""
+    threads_per_worker: int
+
+
+def plan_training(resources: Mapping[str, float], num_workers: int, *, device: str = "auto") -> TrainPlan:
+    """Workers on a cluster of `resources`: one a GPU, or shares of the cores. At least half of those feed them.
+
+    Raises:
+        SettingError: there are fewer GPUs than workers.
+    """
+    num_gpus, share = int(resources.get("GPU", 0)), resources.get("CPU", 1) / num_workers
+    use_gpus = device == "cuda" or (device == "auto" and num_gpus > 0)
+    if use_gpus and num_gpus < num_workers:
+        raise SettingError(f"{num_workers} workers need a GPU each, and the cluster has {num_gpus}: ask for fewer")
+    cpus_per_worker = min(1.0, share / 2) if use_gpus else share / 2
+    return TrainPlan(
+        num_workers=num_workers, gpus_per_worker=int(use_gpus), cpus_per_worker=cpus_per_worker,
+        cpus_per_stream=share - cpus_per_worker, threads_per_worker=max(1, int(share)),
+    )  # fmt: skip
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

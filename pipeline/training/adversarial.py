@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.parallel import ALONE, Team
+
 _WIDTH = 64
 _MOST = 1e4
 
@@ -62,13 +64,14 @@ class Adversary:
         bare = -self.discriminator(x_hat).mean()
         return adaptive_weight(distortion, bare, last_weights) * bare, bare.detach()
 
-    def learn(self, x: Tensor, x_hat: Tensor) -> Tensor:
+    def learn(self, x: Tensor, x_hat: Tensor, team: Team = ALONE) -> Tensor:
         """One step of the discriminator; returns its loss, a scalar, 1 where it cannot tell."""
         self.discriminator.requires_grad_(True)
         real, made = self.discriminator(x), self.discriminator(x_hat.detach())
         loss = (torch.relu(1 - real).mean() + torch.relu(1 + made).mean()) / 2
         self._optimizer.zero_grad()
         loss.backward()
+        team.average_gradients(list(self.discriminator.parameters()))
         self._optimizer.step()
         return loss.detach()
 

@@ -29,6 +29,8 @@ class LossWeights:
     """Of the condition's contrast with the text embeddings beside the photos; nothing where there are none."""
     adversarial: float = 0.0
     """Against the distortion's pull on the decoder's last layer; 0.5 in the paper."""
+    auxiliary: float = 1.0
+    """Of the loss that lets the quantiles of z follow; any weight but 0 is as good, for nothing else moves them."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -84,6 +86,8 @@ class TrainConfig:
     """Share of `num_steps` after which the discriminator joins."""
     adversarial_learning_rate: float = 1e-4
     """Of the discriminator, at all steps."""
+    quantile_learning_rate: float = 1e-2
+    """Of the quantiles of z, at all steps."""
     adapters: AdapterRanks | None = None
     """Train adapters, the latent codec and the condition, and leave the rest frozen; None: train all."""
     max_grad_norm: float = 1.0

@@ -29,7 +29,7 @@ from pipeline.entropy.quantise import observe
 from pipeline.entropy.tables import CdfTables
 from pipeline.errors import CheckpointError
 from pipeline.pixels.padding import pad
-from pipeline.training.loop import load_trained
+from pipeline.training.checkpoint import load_trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.training.parallel import ALONE, Team
+
 _MOST = math.log(100)
 """Of tau, as in CLIP: a sharper softmax only makes training unstable."""
 
@@ -31,8 +33,9 @@ class Guide:
         """As `Alignment`."""
         return self._alignment(condition, text)
 
-    def learn(self) -> None:
+    def learn(self, team: Team = ALONE) -> None:
         """Apply and forget the gradients that the objective left."""
+        team.average_gradients(list(self._alignment.parameters()))
         self._optimizer.step()
         self._optimizer.zero_grad()
 

@@ -51,14 +51,18 @@ class Objective(nn.Module):
         self.config, self.weights = config, config.loss
         self.distortion = Distortion(config.loss, lpips_file=config.lpips_file, dists_file=config.dists_file)
 
-    def forward(self, x: Tensor, output: Output, rate_weights: Tensor) -> Loss:
-        """Of a batch x, B x 3 x H x W in [-1, 1]; `rate_weights` are those of each photo's quality, B."""
+    def forward(self, x: Tensor, output: Output, quality: Tensor, rate_weights: Tensor) -> Loss:
+        """Of a batch x, B x 3 x H x W in [-1, 1], each at its quality, B; `rate_weights` are those of all qualities.
+
+        A mean over the batch, so that it may be computed in parts.
+        """
+        rate_weight = rate_weights[quality]
         bpp = bits_per_pixel(x, output)
         terms = self.distortion(x, output.x_hat)
-        loss = rate_weights * bpp
+        loss = rate_weight * bpp
         for name, value in terms.items():
             loss = loss + getattr(self.weights, name) * value
-        total = (loss * (rate_weights.min() / rate_weights).sqrt()).mean()
+        total = (loss * (rate_weights.min() / rate_weight).sqrt()).mean()
         if self.weights.distillation:
             terms["distillation"] = margin_cosine(output.x0, output.lat, margin=self.config.distillation_margin)
             total = total + self.weights.distillation * terms["distillation"]

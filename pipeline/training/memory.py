@@ -35,7 +35,7 @@ def step_bytes(config: TrainConfig, model_config: DiTICConfig) -> int:
         x = torch.empty(config.batch_size, 3, config.crop_size, config.crop_size, device="meta")
         quality = torch.zeros(config.batch_size, dtype=torch.int64, device="meta")
         output = model(x, quality)
-        Objective(config)(x, output, torch.ones(config.batch_size, device="meta")).total.backward()
+        Objective(config)(x, output, quality, torch.ones(1, device="meta")).total.backward()
         del output
         optimizer.step(learning_rate=config.learning_rate)
     return memory.peak_bytes

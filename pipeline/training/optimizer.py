@@ -18,7 +18,7 @@ class MuonAdamW:
     adapters go to AdamW."""
 
     def __init__(self, model: nn.Module, *, learning_rate: float) -> None:
-        """Take what of `model` is not frozen but for parameters named `quantiles`, which the freeze finds by bisection."""
+        """Take what of `model` is not frozen but for parameters named `quantiles`, which have an optimizer of their own."""
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.endswith("quantiles")}
         ids = {id(p) for p in trained.values()}
         # Equal singular values are no aim for an adapter, which has few of them and starts at zero.

@@ -14,9 +14,10 @@ from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.errors import CheckpointError, SettingError
+from pipeline.training.checkpoint import load_trained
 from pipeline.training.config import AdapterRanks, LossWeights, TrainConfig
 from pipeline.training.freeze import freeze
-from pipeline.training.loop import load_trained, train
+from pipeline.training.loop import train
 from pipeline.training.lora import load_base
 from pipeline.training.memory import step_bytes
 from pipeline.training.weight_source import open_source

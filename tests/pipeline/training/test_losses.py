@@ -36,7 +36,7 @@ def output(x_hat: torch.Tensor, *, likelihood: float = 0.5) -> Output:
 def test_rate_and_squared_error_are_weighed_by_the_root_of_the_rate_weights() -> None:
     x = torch.zeros(2, 3, 192, 192)
     weights = torch.tensor([0.08, 0.02])
-    loss = Objective(settings(mse=1))(x, output(x + 0.1), weights)
+    loss = Objective(settings(mse=1))(x, output(x + 0.1), torch.tensor([0, 1]), weights)
     bpp = 16 / 192**2
     expected = ((0.08 * bpp + 0.01) * 0.5 + 0.02 * bpp + 0.01) / 2
     assert float(loss.total) == pytest.approx(expected, rel=1e-5)
@@ -46,7 +46,7 @@ def test_rate_and_squared_error_are_weighed_by_the_root_of_the_rate_weights() ->
 
 
 def test_the_defaults_are_squared_error_and_ms_ssim() -> None:
-    assert {name for name in NONE if getattr(LossWeights(), name)} == {"mse", "ms_ssim"}
+    assert {name for name in NONE if getattr(LossWeights(), name)} == {"mse", "ms_ssim", "auxiliary"}
     assert (LossWeights().mse, LossWeights().ms_ssim) == (1.0, 0.08)
 
 
@@ -96,8 +96,8 @@ def test_the_margin_cosine_lets_go_within_its_margin_and_teaches_the_decoder_alo
 
 def test_distillation_is_added_once_for_the_batch() -> None:
     x = torch.zeros(1, 3, 192, 192)
-    without = Objective(settings(mse=1))(x, output(x), torch.ones(1)).total
-    loss = Objective(settings(mse=1, distillation=0.05))(x, output(x), torch.ones(1))
+    without = Objective(settings(mse=1))(x, output(x), torch.tensor([0]), torch.ones(1)).total
+    loss = Objective(settings(mse=1, distillation=0.05))(x, output(x), torch.tensor([0]), torch.ones(1))
     assert float(loss.terms["distillation"]) == pytest.approx(1.5)
     assert float(loss.total - without) == pytest.approx(0.05 * 1.5)
 

@@ -14,11 +14,12 @@ from PIL import Image
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.errors import CheckpointError, SettingError
+from pipeline.training.checkpoint import CHECKPOINT_NAME, load_trained
 from pipeline.training.config import LossWeights, TrainConfig
-from pipeline.training.crops import NO_PHOTO, CropSource
+from pipeline.training.crops import NO_PHOTO, Crops, CropSource, draw
 from pipeline.training.data import load_photos
 from pipeline.training.freeze import freeze
-from pipeline.training.loop import CHECKPOINT_NAME, load_trained, train
+from pipeline.training.loop import train
 from pipeline.training.record import LOG_NAME
 
 PHOTOS = Path(__file__).parents[2] / "photos"
@@ -88,9 +89,14 @@ def test_no_usable_photo_is_a_setting_error(photo_tar: Path, tmp_path: Path) -> 
         load_photos([tmp_path / "absent"], min_side=1)
 
 
+def drawn_from(photos: list[np.ndarray], *, num_crops: int, size: int, synthetic_share: float = 0.0) -> Crops:
+    source, rng = CropSource(photos, device="cpu"), np.random.default_rng(0)
+    return source.cut(draw(source.sizes, num_crops=num_crops, size=size, rng=rng, synthetic_share=synthetic_share), size)
+
+
 def test_crops_come_from_the_photos() -> None:
     photo = np.arange(40 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 50, 3)
-    drawn = CropSource([photo[:20], photo], device="cpu").draw(num_crops=4, size=16, rng=np.random.default_rng(0))
+    drawn = drawn_from([photo[:20], photo], num_crops=4, size=16)
     crops = drawn.pixels.numpy()
     assert crops.shape == (4, 3, 16, 16)
     assert set(drawn.photos) <= {0, 1}
@@ -101,7 +107,7 @@ def test_crops_come_from_the_photos() -> None:
 
 def test_synthetic_pictures_are_of_every_kind_and_no_crops() -> None:
     photo = np.full((64, 64, 3), 77, np.uint8)
-    batch = CropSource([photo], device="cpu").draw(num_crops=200, size=64, rng=np.random.default_rng(0), synthetic_share=0.5)
+    batch = drawn_from([photo], num_crops=200, size=64, synthetic_share=0.5)
     crops = batch.pixels.numpy()
     assert [bool((crop == 77).all()) for crop in crops] == [photo != NO_PHOTO for photo in batch.photos]
     drawn = [crop for crop in crops if (crop != 77).any()]
