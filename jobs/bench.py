@@ -74,14 +74,14 @@ def _codec_alone(source: Path, codec_name: str, options: CodecOptions) -> dict[s
     """Pixels in memory to bitstreams, in the blocks that the pipeline makes."""
     from pipeline.codecs.registry import get_codec
     from pipeline.pixels.reader import read_pixels
-    from pipeline.stages.encode import BLOCK_PHOTOS
+    from pipeline.stages.resources import MAX_BLOCK_PHOTOS
 
     codec = get_codec(codec_name, options)
     images = [read_pixels(path.read_bytes()) for path in sorted(source.iterdir())]
     codec.encode(images[:1])  # warm: kernels are compiled and memory is claimed
     start_s = time.perf_counter()
-    for first in range(0, len(images), BLOCK_PHOTOS):
-        codec.encode(images[first : first + BLOCK_PHOTOS])
+    for first in range(0, len(images), MAX_BLOCK_PHOTOS):
+        codec.encode(images[first : first + MAX_BLOCK_PHOTOS])
     elapsed_s = time.perf_counter() - start_s
     pixels = sum(image.shape[0] * image.shape[1] for image in images)
     return {

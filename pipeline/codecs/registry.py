@@ -35,6 +35,11 @@ def codec_names() -> list[str]:
     return list(_CODECS)
 
 
+def uses_gpu(name: str) -> bool:
+    """Whether a codec may run on a GPU; of a codec that is not here nothing is known, so it may."""
+    return _CODECS.get(name, _ditic) is _ditic
+
+
 def get_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
     """Make a codec.
 

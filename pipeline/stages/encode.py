@@ -1,10 +1,12 @@
 """Encode a source into an archive.
 
-    list -> manifest (less what the archive holds)
+    list -> manifest (less what the archive holds of the same version)
          -> blocks of <= 16 photos, <= 32 MB
          -> read        tasks: bytes and SHA-256
          -> EncodeWorker actors: pixels, codec; one row a photo
-         -> driver       gathers rows, writes a shard and commits it every few seconds
+         -> driver       gathers rows, writes a shard and commits it every few seconds; rows of changed photos take the
+                         place of the old ones, and what has the same bytes as another photo refers to its row
+    what did not come out, because a process ended -> each photo in a process of its own: a row, or a row that says why not
 
 The driver writes the shards: rows are small (kilobytes), and exactly once is then one process's matter. The archive is the
 checkpoint: a job that dies loses what was not committed, and the same job run again does only what is missing.
@@ -12,32 +14,52 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import ray.data
 from ray.exceptions import RayError
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.compare import version_of
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
-from pipeline.codecs.points import CodecAt
-from pipeline.codecs.registry import CodecOptions, codec_names
-from pipeline.errors import PhotoarkError, SettingError, StorageError
+from pipeline.codecs.points import CodecAt, codecs_at
+from pipeline.codecs.registry import CodecOptions, codec_names, uses_gpu
+from pipeline.errors import PhotoarkError, SettingError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, Photo, encoded_from_table, photos_from_table, photos_to_table
+from pipeline.records import (
+    EncodedPhoto,
+    KeepOriginal,
+    Outcome,
+    Photo,
+    encoded_from_table,
+    encoded_to_table,
+    photos_to_table,
+)
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.changes import Work, find_work
+from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCodecs
+from pipeline.stages.history import History
+from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
-from pipeline.storage import Storage
+from pipeline.stages.metrics import record_commit, record_state
+from pipeline.stages.reading import KNOWN, read_block, start_claims
+from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
+from pipeline.stages.work import split_work, with_no_work
 
-BLOCK_PHOTOS = 16
+Commit = Callable[[list[EncodedPhoto]], object]
+Refer = Callable[[list[EncodedPhoto]], list[EncodedPhoto]]
 _MAX_TRIES = 3
 
 
@@ -60,11 +82,19 @@ class EncodeJob:
     keep_original: KeepOriginal = KeepOriginal.KEPT
     """When a photo's own bytes are stored."""
     limits: PixelLimits = DEFAULT_LIMITS
+    checksum: bool = False
+    """Read photos that look unchanged too: their SHA-256 decides."""
+    dedupe: bool = False
+    """Let photos of the same bytes share the stream of the first of them."""
     commit_interval_s: float = 5.0
     """At most this much finished work is lost when the job dies."""
-    block_photos: int = BLOCK_PHOTOS
+    block_photos: int | None = None
+    """None: as many as suit the pool, `MAX_BLOCK_PHOTOS` at most."""
     block_bytes: int = 32 << 20
     """Source bytes that travel to an actor at once."""
+    pool: PoolOptions = DEFAULT_POOL
+    codecs: MakeCodecs = codecs_at
+    """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
 
     def __post_init__(self) -> None:
         if self.codec not in codec_names():
@@ -77,6 +107,11 @@ class EncodeJob:
         """The ladder, which may have one rung."""
         return self.ladder or (CodecAt(self.codec, self.options.quality),)
 
+    @property
+    def device(self) -> str:
+        """Where its codecs run; codecs that use no GPU need no actor that holds one."""
+        return self.options.device if any(uses_gpu(rung.codec) for rung in self.rungs) else "cpu"
+
     def settings(self) -> EncodeSettings:
         """What a worker needs to know of it."""
         return EncodeSettings(
@@ -87,6 +122,7 @@ class EncodeJob:
             keep_original=self.keep_original,
             options=self.options,
             limits=self.limits,
+            codecs=self.codecs,
         )
 
     def check(self) -> None:
@@ -96,13 +132,25 @@ class EncodeJob:
             SettingError: a codec or one of its options is wrong.
             CheckpointError: weights are missing or damaged.
         """
-        for rung in self.rungs:
+        for rung in self.rungs if self.codecs is codecs_at else ():
             rung.check(self.options)
         self.settings().scorer()
 
 
-def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
-    """Encode every photo of `job.source` that `job.archive` does not hold.
+def encode(
+    job: EncodeJob,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    history: History | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> JobSummary:
+    """Encode every photo of `job.source` that `job.archive` does not hold, or holds an earlier version of.
+
+    Rows whose photos are gone stay. Where another job was faster with a photo, `archive.compare.takes_place` decides.
+
+    Args:
+        history: takes up what was done when.
+        should_stop: asked after every block; once it says so, the job commits what is finished and ends, `stopped`.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
@@ -115,39 +163,68 @@ def encode(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     job.check()
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
-    done = archive.keys()
-    todo = [photo for photo in photos if photo.key not in done]
-    summary = process(job, todo, archive.commit, on_progress)
-    summary.num_photos, summary.num_skipped, summary.elapsed_s = len(photos), len(photos) - len(todo), clock.elapsed_s
+    work = find_work(photos, archive, checksum=job.checksum, share=job.dedupe)
+    if job.keep_original is KeepOriginal.ALWAYS:
+        work.holders.clear()  # these may have been encoded without
+    summary = process(
+        job, work.todo, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
+        work=work, refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
+    )  # fmt: skip
+    summary.num_photos, summary.num_gone, summary.elapsed_s = len(photos), work.num_gone, clock.elapsed_s
+    summary.num_skipped += work.num_unchanged
     return summary
 
 
 def process(
     job: EncodeJob,
     todo: list[Photo],
-    commit: Callable[[list[EncodedPhoto]], object],
+    commit: Commit,
     on_progress: OnProgress = lambda _: None,
+    *,
+    history: History | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    work: Work | None = None,
+    refer: Refer | None = None,
 ) -> JobSummary:
     """Encode the photos `todo` and hand the rows to `commit`, each once, every `job.commit_interval_s`.
+
+    Args:
+        work: what the archive holds of `todo` already; such a photo whose bytes are the same is not encoded again.
+        refer: takes rows of photos that have the same bytes as another, and returns those whose time has not come;
+            None: all are encoded.
 
     Raises:
         PhotoarkError: part of the photos could not be processed; what was is committed.
     """
-    committer = _Committer(commit, job.commit_interval_s, Clock())
+    history = history or History()
+    work = work or Work(todo=todo)
+    committer = _Committer(commit, refer, work, job.commit_interval_s, Clock(), history)
     cause: BaseException | None = None
-    for _ in range(_MAX_TRIES):
+    for i in range(_MAX_TRIES):
         missing = [photo for photo in todo if photo.key not in committer.keys]
         if not missing:
             break
         try:
-            for rows in _stream(job, missing):
-                committer.add(rows)
+            # What waited in vain for the row of another photo is encoded by itself.
+            stream = _stream(job, missing, work, share=refer is not None and i == 0)
+            for table in chain(stream, _each_alone(job, missing, committer.keys)):
+                rows, done = split_work(table)
+                for block in done:
+                    history.add(block)
+                committer.add(encoded_from_table(rows))
+                record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
                 on_progress(committer.progress(len(todo)))
+                if should_stop():
+                    committer.summary.stopped = True
+                    break
         except RayError as error:
             cause = error
         finally:
             # On an interrupt too: finished work stays.
             committer.flush()
+        committer.release()
+        if committer.summary.stopped:
+            return committer.summary
     missing = [photo for photo in todo if photo.key not in committer.keys]
     if missing:
         raise PhotoarkError(
@@ -157,49 +234,60 @@ def process(
     return committer.summary
 
 
-def read_block(table: pa.Table) -> pa.Table:
-    """Add `data`, `sha256` and, where a file cannot be read, `reason` to manifest rows."""
-    read = [_read(photo) for photo in photos_from_table(table)]
-    for i, (name, kind) in enumerate((("data", pa.large_binary()), ("sha256", pa.string()), ("reason", pa.string()))):
-        table = table.append_column(name, pa.array([values[i] for values in read], kind))
-    return table
-
-
-def _stream(job: EncodeJob, photos: list[Photo]) -> Iterator[list[EncodedPhoto]]:
-    """Lists of finished rows, as the actors finish them."""
-    plan = prepare(job.options.device)
-    options = replace(job.options, device=plan.device)
-    settings = replace(job.settings(), options=options, num_decode_threads=plan.threads_per_actor)
-    manifest = [photos_to_table(run) for run in blocks(photos, max_photos=job.block_photos, max_bytes=job.block_bytes)]
+def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Iterator[pa.Table]:
+    """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
+    plan, settings = _plan(job, len(photos))
+    manifest = [
+        photos_to_table(run).append_column(KNOWN, pa.array([work.known_sha256(photo.key) for photo in run], pa.string()))
+        for run in blocks(photos, max_photos=job.block_photos or plan.block_photos, max_bytes=job.block_bytes)
+    ]
+    claims = start_claims(work.holders) if share else None
     rows = (
         ray.data.from_arrow(manifest)
-        .map_batches(read_block, batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read)
-        .map_batches(EncodeWorker, fn_constructor_kwargs={"settings": settings}, **actor_options(plan))
+        .map_batches(partial(read_block, claims=claims), batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read)
+        # As `map_batches`, which wants batches of so many rows where there are GPUs: a block is what an actor takes here.
+        .map_batches_internal(EncodeWorker, fn_constructor_kwargs={"settings": settings}, **actor_options(plan))
     )
-    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield encoded_from_table(batch)
+    yield from cast(Iterator[pa.Table], rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
-def _read(photo: Photo) -> tuple[bytes | None, str | None, str | None]:
-    if photo.size_bytes > DEFAULT_LIMITS.max_bytes:
-        limit = DEFAULT_LIMITS.max_bytes >> 20
-        return None, None, f"the file has {photo.size_bytes >> 20} MiB, more than the limit of {limit} MiB"
-    folder, _, name = photo.uri.rpartition("/")
-    try:
-        data = Storage(folder or "/").read(name)
-    except StorageError as error:
-        return None, None, error.message
-    return data, hashlib.sha256(data).hexdigest(), None
+def _each_alone(job: EncodeJob, photos: list[Photo], done: Collection[str]) -> Iterator[pa.Table]:
+    """Rows and work of those of `photos` that, when this is first asked, are not `done`."""
+    left = {photo.key: photo for photo in photos if photo.key not in done}
+    if not left:
+        return
+    plan, settings = _plan(job, len(photos))
+    tables = {key: partial(read_block, photos_to_table([photo])) for key, photo in left.items()}
+    for key, result in each_alone(EncodeWorker, settings, plan, tables):
+        yield with_no_work(encoded_to_table([_failed(left[key], result)])) if isinstance(result, str) else result
+
+
+def _plan(job: EncodeJob, num_photos: int) -> tuple[PoolPlan, EncodeSettings]:
+    plan = prepare(job.device, job.pool, num_photos)
+    options = replace(job.options, device=plan.device)
+    return plan, replace(job.settings(), options=options, num_decode_threads=plan.threads_per_actor)
+
+
+def _failed(photo: Photo, reason: str) -> EncodedPhoto:
+    return EncodedPhoto(
+        key=photo.key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri=photo.uri,
+        source_bytes=photo.size_bytes, source_etag=photo.etag, modified_at=photo.modified_at, encoded_at=datetime.now(UTC),
+    )  # fmt: skip
 
 
 class _Committer:
     """Gathers rows and commits them in time or when there are enough for a shard."""
 
-    def __init__(self, commit: Callable[[list[EncodedPhoto]], object], interval_s: float, clock: Clock) -> None:
+    def __init__(
+        self, commit: Commit, refer: Refer | None, work: Work, interval_s: float, clock: Clock, history: History
+    ) -> None:
         self.summary = JobSummary()
         self.keys: set[str] = set()
-        self._commit, self._interval_s, self._clock = commit, interval_s, clock
+        self._commit, self._refer, self._work = commit, refer, work
+        self._interval_s, self._clock, self._history = interval_s, clock, history
         self._rows: list[EncodedPhoto] = []
+        self._references: list[EncodedPhoto] = []
+        """Of which some may wait for the row that they refer to."""
         self._buffered_bytes = 0
         self._committed_at_s = clock.elapsed_s
 
@@ -208,17 +296,38 @@ class _Committer:
             if row.key in self.keys:
                 continue  # a block that ran twice: the first result counts
             self.keys.add(row.key)
-            self._rows.append(row)
-            self._buffered_bytes += row_bytes(row)
-            self._count(row)
+            if row.same_as is not None and row.same_as != row.key:
+                self._references.append(row)
+            elif row.same_as is not None and version_of(row) == self._work.seen[row.key]:
+                self.summary.num_skipped += 1
+            else:
+                self._rows.append(row)
+                self._buffered_bytes += row_bytes(row)
+                self._count(row)
         if self._buffered_bytes >= SHARD_BYTES or self._clock.elapsed_s - self._committed_at_s >= self._interval_s:
             self.flush()
 
     def flush(self) -> None:
         if self._rows:
+            started_s = time.perf_counter()
             self._commit(self._rows)
+            took_s = time.perf_counter() - started_s
+            self._history.commit(len(self._rows), took_s)
+            record_commit(len(self._rows), took_s)
             self._rows, self._buffered_bytes = [], 0
+        if self._references:
+            assert self._refer is not None
+            waiting = {row.key: row for row in self._refer(self._references)}
+            for row in self._references:
+                if row.key not in waiting:
+                    self._count(row)
+            self._references = list(waiting.values())
         self._committed_at_s = self._clock.elapsed_s
+
+    def release(self) -> None:
+        """Give up on references to rows that did not come: their photos are still to be done."""
+        self.keys.difference_update(row.key for row in self._references)
+        self._references = []
 
     def progress(self, num_total: int) -> Progress:
         return Progress(
@@ -232,6 +341,16 @@ class _Committer:
     def _count(self, row: EncodedPhoto) -> None:
         summary = self.summary
         summary.bytes_in += row.source_bytes
+        if row.same_as == row.key:
+            summary.num_updated += 1
+            return
+        if row.key in self._work.seen:
+            summary.num_changed += 1
+        else:
+            summary.num_new += 1
+        if row.same_as is not None:
+            summary.num_shared += 1
+            return
         summary.bytes_out += len(row.image or b"") + len(row.original or b"")
         if row.outcome is Outcome.FAILED:
             summary.fail(row.key, row.reason or "unknown")

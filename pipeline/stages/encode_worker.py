@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.ditic.device import choose_device
@@ -27,9 +29,13 @@ from pipeline.pixels.sandbox import probe, read_pixels
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.quality.scorer import Scorer, Scores
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
+from pipeline.stages.metrics import record_block
+from pipeline.stages.work import READ_S, BlockWork, where, with_work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MakeCodecs = Callable[[Iterable[CodecAt], CodecOptions], Iterable[Codec]]
+"""Makes the codec of each rung in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class EncodeSettings:
     limits: PixelLimits = DEFAULT_LIMITS
     num_decode_threads: int = 2
     """Threads that decode pixels."""
+    codecs: MakeCodecs = codecs_at
+    """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
 
     def scorer(self) -> Scorer | None:
         """What measures for the gate; None without one.
@@ -89,24 +97,27 @@ class EncodeWorker:
             CheckpointError: its weights are missing or damaged.
         """
         self._settings = settings
-        self._rungs = list(zip(settings.ladder, codecs_at(settings.ladder, settings.options), strict=True))
+        self._rungs = list(zip(settings.ladder, settings.codecs(settings.ladder, settings.options), strict=True))
         self._scorer = settings.scorer()
         self._codec_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
         self._encoder = f"photoark {version('photoark')}"
+        self._node, self._actor = where()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """One archive row for each row of `table`, in its order."""
+        """One archive row for each row of `table`, in its order, and in a further column what the call did."""
         photos = photos_from_table(table)
-        extras = table.select(["data", "sha256", "reason"]).to_pylist()
+        extras = table.select(["data", "sha256", "reason", "same_as"]).to_pylist()
         empty = [
             EncodedPhoto(
                 key=photo.key,
                 image=None,
                 codec=None,
                 model=None,
-                outcome=Outcome.FAILED,
+                # What is the same as another is not for this actor to judge.
+                outcome=Outcome.FAILED if extra["same_as"] is None else Outcome.KEPT,
                 reason=extra["reason"],
+                same_as=extra["same_as"],
                 source_uri=photo.uri,
                 source_bytes=photo.size_bytes if extra["data"] is None else len(extra["data"]),
                 source_sha256=extra["sha256"],
@@ -115,12 +126,29 @@ class EncodeWorker:
             )
             for photo, extra in zip(photos, extras, strict=True)
         ]
+        started_s = time.perf_counter()
         jobs = list(self._threads.map(self._prepare, empty, (extra["data"] for extra in extras)))
         data = {photo.key: extra["data"] for photo, extra in zip(photos, extras, strict=True)}
+        prepared_s = time.perf_counter()
         with self._codec_lock:
+            codec_started_at, codec_started_s = time.time(), time.perf_counter()
             self._encode_all([job for job in jobs if job.pixels is not None], data)
+            codec_s = time.perf_counter() - codec_started_s
         at = datetime.now(UTC)
-        return encoded_to_table(replace(job.row, encoded_at=at, encoder=self._encoder) for job in jobs)
+        rows = [replace(job.row, encoded_at=at, encoder=self._encoder) for job in jobs]
+        work = BlockWork(
+            node=self._node,
+            actor=self._actor,
+            codec_started_at=codec_started_at,
+            read_s=pc.sum(table[READ_S]).as_py(),
+            pixels_s=prepared_s - started_s,
+            wait_s=codec_started_s - prepared_s,
+            codec_s=codec_s,
+            num_photos=len(rows),
+            num_pixels=sum((row.width or 0) * (row.height or 0) for row in rows),
+        )
+        record_block(rows, work)
+        return with_work(encoded_to_table(rows), work)
 
     def _prepare(self, row: EncodedPhoto, data: bytes | None) -> _Job:
         """Look at the header and decode the pixels; what cannot be encoded gets its outcome here."""

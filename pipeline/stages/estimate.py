@@ -9,8 +9,10 @@ from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
-from pipeline.stages.encode import EncodeJob, read_block
+from pipeline.stages.encode import EncodeJob
 from pipeline.stages.encode_worker import EncodeWorker
+from pipeline.stages.reading import read_block
+from pipeline.stages.work import split_work
 
 NUM_SAMPLES = 8
 
@@ -56,7 +58,8 @@ def estimate(job: EncodeJob) -> Estimate:
         worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
         start_s = time.perf_counter()
         for photo in sample:
-            (row,) = encoded_from_table(worker(read_block(photos_to_table([photo]))))
+            rows, _ = split_work(worker(read_block(photos_to_table([photo]))))
+            (row,) = encoded_from_table(rows)
             num_failures += row.outcome == "failed"
             sampled_bytes += photo.size_bytes
             stream_bytes += len(row.image or b"")

@@ -11,7 +11,12 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.stages.resources import PoolPlan, plan_pool
+from pipeline.stages.resources import DEFAULT_POOL, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
+from pipeline.stages.shape import read_shape
+
+CALLS_AT_ONCE = 2
+"""In one actor: the second prepares its photos while the first has the codec."""
+MARKET_LABEL = "ray.io/market-type"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,9 +26,19 @@ class JobSummary:
     num_photos: int = 0
     """In the source (or in the archive, when decoding)."""
     num_skipped: int = 0
-    """Already there."""
+    """Already there, and unchanged."""
+    num_new: int = 0
+    """Encoded, kept or failed, that had no row before."""
+    num_changed: int = 0
+    """Likewise, in place of a row of an earlier version; where it failed, a row that was no failure stays as it is."""
+    num_updated: int = 0
+    """Whose bytes are the same, and only what the row says of the source was not."""
+    num_gone: int = 0
+    """Rows whose photos the source no longer has; they stay."""
     num_encoded: int = 0
     num_kept: int = 0
+    num_shared: int = 0
+    """That share the stream of a photo of the same bytes."""
     num_restored: int = 0
     num_failed: int = 0
     bytes_in: int = 0
@@ -42,8 +57,8 @@ class JobSummary:
             self.failures.append((key, reason))
 
 
-def prepare(device: str) -> PoolPlan:
-    """Connect to Ray if nobody did, quieten Ray Data, and size the pool by what the cluster has.
+def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | None = None) -> PoolPlan:
+    """Connect to Ray if nobody did, quieten Ray Data, and size the pool by what the cluster has and what there is to do.
 
     Raises:
         SettingError: the device is not there.
@@ -58,8 +73,9 @@ def prepare(device: str) -> PoolPlan:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # `max_task_retries` (below) has no other door in 2.60.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return plan_pool(ray.cluster_resources(), num_nodes=len(nodes), device=device)
+    # What Ray Data waits for before it lets a pool grow again, in calls an actor; by default more than we let it hold.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = TASKS_IN_FLIGHT / CALLS_AT_ONCE
+    return plan_pool(read_shape(), device=device, num_photos=num_photos, options=options)
 
 
 def actor_options(plan: PoolPlan) -> dict[str, Any]:
@@ -67,11 +83,11 @@ def actor_options(plan: PoolPlan) -> dict[str, Any]:
     threads = {name: str(plan.threads_per_actor) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {
         "compute": ray.data.ActorPoolStrategy(
-            min_size=plan.min_actors,
+            min_size=1,
             max_size=plan.max_actors,
             initial_size=plan.max_actors,
-            # The second call prepares its photos while the first has the codec.
-            max_concurrent_calls_per_actor=2,
+            max_tasks_in_flight_per_actor=plan.tasks_in_flight,
+            max_concurrent_calls_per_actor=CALLS_AT_ONCE,
             enable_true_multi_threading=True,
         ),
         "num_gpus": plan.gpus_per_actor,
@@ -82,4 +98,19 @@ def actor_options(plan: PoolPlan) -> dict[str, Any]:
         "max_task_retries": 1,
         # Without it Ray limits the codec to as many threads as the actor has CPUs.
         "runtime_env": {"env_vars": threads},
+        **_placement(plan.market),
     }
+
+
+def _placement(market: Market) -> dict[str, Any]:
+    """Which machines Ray may choose; without a wish, no arguments."""
+    match market:
+        case Market.ANY:
+            return {}
+        case Market.SPOT_FIRST:
+            return {
+                "label_selector": {MARKET_LABEL: "spot"},
+                "fallback_strategy": [{"label_selector": {MARKET_LABEL: "!spot"}}],
+            }
+        case _:
+            return {"label_selector": {MARKET_LABEL: str(market)}}

@@ -38,10 +38,10 @@ def record_block(rows: Sequence[EncodedPhoto], work: BlockWork) -> None:
     for stage, took_s in (("read", work.read_s), ("pixels", work.pixels_s), ("wait", work.wait_s), ("codec", work.codec_s)):
         metrics.stage_seconds.observe(took_s, {"stage": stage})
     for row in rows:
-        metrics.photos.inc(1, {"stage": "encode", "outcome": str(row.outcome)})
-        metrics.bytes_in.inc(row.source_bytes)
-        if row.image:
-            metrics.bytes_out.inc(len(row.image))
+        metrics.photos.inc(1, {"stage": "encode", "outcome": "same" if row.same_as else str(row.outcome)})
+        for counter, size in ((metrics.bytes_in, row.source_bytes), (metrics.bytes_out, len(row.image or b""))):
+            if size:  # Ray's counters refuse to count nothing
+                counter.inc(size)
         for histogram, value in ((metrics.bpp, row.bpp), (metrics.psnr_db, row.psnr), (metrics.ms_ssim, row.ms_ssim)):
             if value is not None:
                 histogram.observe(value)

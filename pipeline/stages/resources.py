@@ -5,16 +5,77 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from pipeline.errors import SettingError
+
+MIN_PHOTOS_PER_ACTOR = 16
+"""Fewer do not pay for the start of another actor."""
+MAX_BLOCK_PHOTOS = 16
+MIN_BLOCK_PHOTOS = 4
+"""Smaller blocks would not fill a batch of the codec."""
+TASKS_IN_FLIGHT = 3
+"""Blocks that an actor holds: one in the codec, one whose pixels are decoded, one on its way. What it holds cannot go to an
+actor that comes later, so no more."""
+_CORES_PER_GPU = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKind:
+    """Machines that are alike."""
+
+    num_cpus: float
+    num_gpus: float
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterShape:
+    """What a cluster has."""
+
+    kinds: tuple[NodeKind, ...]
+
+    @property
+    def num_gpus(self) -> int:
+        return int(sum(kind.num_gpus * kind.number for kind in self.kinds))
+
+
+class Market(StrEnum):
+    """Which machines actors may run on, by Ray's label `ray.io/market-type`."""
+
+    ANY = "any"
+    SPOT_FIRST = "spot-first"
+    """On spot machines, and on others while those are full or gone."""
+    SPOT = "spot"
+    ON_DEMAND = "on-demand"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """What a user may say of the actor pool."""
+
+    max_gpus: int | None = None
+    """GPUs that the cluster may grow to: Ray's autoscaler does not tell. None: those that it has."""
+    gpus_per_actor: float = 1.0
+    """Less than one puts several small models on one GPU."""
+    market: Market = Market.ANY
+
+    def __post_init__(self) -> None:
+        if not (0 < self.gpus_per_actor <= 1):
+            raise SettingError(f"gpus_per_actor {self.gpus_per_actor} is not in (0, 1]")
+        if self.max_gpus is not None and self.max_gpus < 0:
+            raise SettingError(f"max_gpus {self.max_gpus} is negative")
+
+
+DEFAULT_POOL = PoolOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
     """Resources of the actor pool and of the tasks that feed it."""
 
-    min_actors: int
     max_actors: int
+    """Asked for at once, so that an autoscaler knows the need from the start; those that there is no room for yet wait."""
     gpus_per_actor: float
     cpus_per_actor: float
     """What Ray counts; how many threads the codec uses is `threads_per_actor`."""
@@ -23,30 +84,58 @@ class PoolPlan:
     """Reading waits for the network most of its time, so several reads share a core."""
     device: str
     """cpu or cuda."""
+    market: Market = Market.ANY
+    block_photos: int = MAX_BLOCK_PHOTOS
+    """At most so many photos travel to an actor at once."""
+    tasks_in_flight: int = TASKS_IN_FLIGHT
+
+    def in_flight_bytes(self, block_bytes: int) -> int:
+        """Most source bytes that wait in object stores for the actors of the whole pool."""
+        return self.max_actors * self.tasks_in_flight * block_bytes
 
 
-def plan_pool(resources: Mapping[str, float], *, num_nodes: int, device: str = "auto") -> PoolPlan:
-    """Pool for a cluster of `resources` (Ray's names: CPU, GPU).
+def plan_pool(
+    shape: ClusterShape,
+    *,
+    device: str = "auto",
+    num_photos: int | None = None,
+    options: PoolOptions = DEFAULT_POOL,
+) -> PoolPlan:
+    """Pool for a cluster.
 
-    With GPUs, one actor a GPU. Without, one actor a node, whose codec uses all its cores; Ray is told of one core less, so
-    that reads find a place.
+    With GPUs, one actor a GPU, or several. Without, one actor a machine, whose codec uses all its cores; Ray is told of one
+    core less, so that reads find a place. No more actors than `num_photos` keep busy, and smaller blocks where full ones would
+    leave some actors without.
 
     Raises:
-        SettingError: `cuda` is asked for and the cluster has none.
+        SettingError: `cuda` is asked for and the cluster neither has a GPU nor is said to get one.
     """
-    num_gpus, num_cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
+    num_gpus = max(shape.num_gpus, options.max_gpus or 0)
     if device == "cuda" and not num_gpus:
-        raise SettingError("--device cuda: the cluster has no GPU; use auto or cpu")
+        raise SettingError("--device cuda: the cluster has no GPU; use auto or cpu, or --max-gpus if it grows")
     if num_gpus and device != "cpu":
-        return PoolPlan(
-            min_actors=1, max_actors=num_gpus, gpus_per_actor=1, cpus_per_actor=1,
-            threads_per_actor=max(1, int(num_cpus // num_gpus)), cpus_per_read=0.25, device="cuda",
-        )  # fmt: skip
-    cores = max(1, int(num_cpus // max(1, num_nodes)))
+        # Of machines that are not there yet nothing is known.
+        cores = min((kind.num_cpus / kind.num_gpus for kind in shape.kinds if kind.num_gpus), default=_CORES_PER_GPU)
+        threads, most = int(cores * options.gpus_per_actor), int(num_gpus / options.gpus_per_actor)
+        # Half of the cores beside a GPU at most: reads need the others.
+        device, gpus, cpus = "cuda", options.gpus_per_actor, min(1.0, cores * options.gpus_per_actor / 2)
+    else:
+        machines = [kind for kind in shape.kinds if kind.num_cpus >= 1] or [NodeKind(num_cpus=1, num_gpus=0, number=1)]
+        threads, most = int(min(kind.num_cpus for kind in machines)), sum(kind.number for kind in machines)
+        device, gpus, cpus = "cpu", 0.0, max(0.5, threads - 1.0)
+    num_actors = most if num_photos is None else min(most, max(1, num_photos // MIN_PHOTOS_PER_ACTOR))
+    # Four blocks an actor at least, so that fast actors can take over from slow ones, and late ones find work.
+    share = MAX_BLOCK_PHOTOS if num_photos is None or num_actors == 1 else num_photos // (4 * num_actors)
     return PoolPlan(
-        min_actors=1, max_actors=max(1, num_nodes), gpus_per_actor=0, cpus_per_actor=max(0.5, cores - 1),
-        threads_per_actor=cores, cpus_per_read=0.25, device="cpu",
-    )  # fmt: skip
+        max_actors=num_actors,
+        gpus_per_actor=gpus,
+        cpus_per_actor=cpus,
+        threads_per_actor=max(1, threads),
+        cpus_per_read=0.25,
+        device=device,
+        market=options.market,
+        block_photos=min(MAX_BLOCK_PHOTOS, max(MIN_BLOCK_PHOTOS, share)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,6 @@ from pipeline.progress import Progress
 from pipeline.records import Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.resources import plan_pool
 from pipeline.storage import Storage
 from tests.bad_photos import write_bad_photos
 
@@ -187,18 +186,3 @@ def test_bucket_to_bucket(s3_url: str, photo_files: dict[str, bytes]) -> None:
     assert decode(DecodeJob(archive=job.archive, destination=restored.url)).num_restored == 4
     for name in ("wine.jpg", "picos de europa.jpg", "sunset.png", "seeding.tiff"):
         assert read_pixels(restored.read(name)).shape == read_pixels(photo_files[name]).shape
-
-
-def test_pools_fit_what_there_is() -> None:
-    gpus = plan_pool({"CPU": 32, "GPU": 4}, num_nodes=2)
-    assert (gpus.max_actors, gpus.gpus_per_actor, gpus.threads_per_actor, gpus.device) == (4, 1, 8, "cuda")
-    forced = plan_pool({"CPU": 32, "GPU": 4}, num_nodes=2, device="cpu")
-    assert (forced.max_actors, forced.gpus_per_actor, forced.device) == (2, 0, "cpu")
-    laptop = plan_pool({"CPU": 2}, num_nodes=1)
-    assert laptop.max_actors == 1
-    assert laptop.threads_per_actor == 2
-    assert laptop.cpus_per_actor + laptop.cpus_per_read <= 2
-    single = plan_pool({"CPU": 1}, num_nodes=1)
-    assert single.cpus_per_actor + single.cpus_per_read <= 1
-    with pytest.raises(SettingError, match="no GPU"):
-        plan_pool({"CPU": 2}, num_nodes=1, device="cuda")

@@ -23,10 +23,12 @@ from pipeline.progress import Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_to_table
 from pipeline.restoration import restore
 from pipeline.sources.folder import list_photos
-from pipeline.stages.encode import EncodeJob, encode, read_block
+from pipeline.stages.encode import EncodeJob, encode
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.reading import read_block
 from pipeline.stages.repair import RepairSummary, repair
 from pipeline.stages.retry import retry
+from pipeline.stages.work import split_work
 from pipeline.storage import Storage
 from tests.pipeline.archive.test_archive import row, versions
 from tests.pipeline.stages.test_encode_decode import tree
@@ -46,7 +48,7 @@ def photo(seed: int) -> bytes:
 def archived(source: str, archive: str, *, shard_photos: int) -> EncodeJob:
     """What `encode` makes of a source, in shards of known size and without starting anything."""
     worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
-    rows = encoded_from_table(worker(read_block(photos_to_table(list_photos(source)))))
+    rows = encoded_from_table(split_work(worker(read_block(photos_to_table(list_photos(source)))))[0])
     for i in range(0, len(rows), shard_photos):
         Archive.open_or_create(archive).commit(rows[i : i + shard_photos])
     return EncodeJob(source=source, archive=archive, codec="webp", block_photos=2, commit_interval_s=1e-9)
