@@ -12,16 +12,17 @@ import pytest
 import ray
 import yaml
 
-MONITORING = Path(__file__).parents[2] / "infra" / "monitoring"
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "infra" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
-# Of this program's; Ray puts ray_ before them.
-COUNTERS = ("photos_total", "bytes_in_total", "bytes_out_total", "commits_total", "commit_rows_total")
-HISTOGRAMS = ("stage_seconds", "bpp", "psnr_db", "ms_ssim")
-GAUGES = ("backlog_photos", "codec_busy_ratio")
-OURS = {f"ray_photoark_{name}" for name in (*COUNTERS, *GAUGES)} | {
-    f"ray_photoark_{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")
+DECLARED = re.findall(
+    r'\b(Counter|Gauge|Histogram)\("(photoark_\w+)"', (ROOT / "pipeline" / "stages" / "metrics.py").read_text()
+)
+# As Ray exports them.
+OURS = {
+    f"ray_{name}{part}" for kind, name in DECLARED for part in (("_bucket", "_sum", "_count") if kind == "Histogram" else ("",))
 }
 RECORDED = {rule["record"]: rule["expr"] for group in RULES for rule in group["rules"] if "record" in rule}
 ALERTS = {rule["alert"]: rule for group in RULES for rule in group["rules"] if "alert" in rule}
@@ -35,6 +36,8 @@ def test_rules_and_dashboard_use_metrics_that_exist() -> None:
     used = {name for expression in [*rules, *_dashboard_expressions()] for name in _metrics(expression)}
     assert used - OURS - rays - set(RECORDED) == set()
     assert set(RECORDED) <= used, "recorded, and nobody looks"
+    unseen = {name for _, name in DECLARED if not any(metric.startswith(f"ray_{name}") for metric in used)}
+    assert unseen == set(), "exported, and nobody looks"
 
 
 def test_dashboard_shows_what_matters() -> None:
