@@ -1,4 +1,7 @@
-"""Whole objects of S3, proven on the way in and on the way out.
+"""Objects of S3, proven on the way in and on the way out.
+
+boto3 alone: pyarrow's client gives up after a second, knows no timeout on Linux, fails for good where a refusal is longer than
+the range that was asked for, and does not say why.
 
 One GET gives the bytes, the size, the tag and the time of one version of an object, where ranged requests could mix two. What
 arrives is held against its size and, where the tag is the object's MD5, against that; what was sent, against the tag that comes
@@ -9,9 +12,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import re
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -34,29 +39,110 @@ def get(bucket: str, key: str) -> tuple[bytes, datetime, str]:
         StorageError: its bytes came through broken each time.
         Exception: of botocore, where the store refuses or cannot be reached.
     """
-    from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
-
-    fault: object = None
     seen: set[bytes] = set()
-    for i in range(_MAX_TRANSFERS):
-        time.sleep(0.2 * i)
-        try:
-            answer = _client().get_object(Bucket=bucket, Key=key)
-            data = answer["Body"].read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                raise FileNotFoundError(key) from error
-            raise
-        except (FlexibleChecksumError, HTTPClientError, IncompleteReadError) as error:
-            fault = error
-            continue
+    for _ in range(_MAX_TRANSFERS):
+        data, answer = _transfer(bucket, key)
         digest, tag = hashlib.md5(data).digest(), answer["ETag"].strip('"')
         # A tag need not be an MD5. Bytes that come twice the same are those that the store holds.
         if digest.hex() == tag or not _may_be_md5(answer) or digest in seen:
             return data, answer["LastModified"], tag
         seen.add(digest)
-        fault = f"its MD5 is {digest.hex()}, and the store says {tag}"
-    raise StorageError(f"s3://{bucket}/{key} came through broken {_MAX_TRANSFERS} times: {fault}")
+    raise StorageError(f"s3://{bucket}/{key} came through broken {_MAX_TRANSFERS} times: its MD5 is not {tag}")
+
+
+class RangedReader(io.RawIOBase):
+    """An object for random access: each read is one ranged request, and all are of one version."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        """Ask for size and tag.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            Exception: of botocore, where the store refuses or cannot be reached.
+        """
+        super().__init__()
+        self._bucket, self._key, self._at = bucket, key, 0
+        # Not HEAD, whose refusals have no body that would say why; of an empty object there is no range.
+        found = [item for item in list_objects(bucket, key, as_folder=False) if item[0] == key]
+        if not found:
+            raise FileNotFoundError(key)
+        _, self._size, _, self._tag = found[0]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        if end <= self._at:
+            return b""
+        part = f"bytes={self._at}-{end - 1}"
+        try:
+            data, _ = _transfer(self._bucket, self._key, Range=part, IfMatch=f'"{self._tag}"')
+        except Exception as error:  # pyarrow, which asks for this, knows nothing of botocore
+            message = " ".join(str(error).split())
+            raise StorageError(f"s3://{self._bucket}/{self._key} cannot be read: {message}{hint(message)}") from error
+        self._at += len(data)
+        return data
+
+
+def list_objects(bucket: str, prefix: str, *, as_folder: bool = True) -> Iterator[tuple[str, int, datetime, str]]:
+    """Key, size, time of last change and tag of every object below the folder `prefix`, of all where it is empty.
+
+    Args:
+        as_folder: False for every object whose key begins with `prefix`, whatever follows.
+
+    Raises:
+        FileNotFoundError: there is no such bucket, or nothing below the folder.
+        Exception: of botocore, where the store refuses or cannot be reached.
+    """
+    from botocore.exceptions import ClientError
+
+    folder = prefix.rstrip("/") + "/" if prefix and as_folder else prefix
+    found = not prefix
+    try:
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
+            for item in page.get("Contents", ()):
+                found = True
+                # An object whose key ends so stands for a folder.
+                if not item["Key"].endswith("/"):
+                    yield item["Key"], item["Size"], item["LastModified"], item["ETag"].strip('"')
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchBucket", "404"):
+            raise FileNotFoundError(bucket) from error
+        raise
+    if not found:
+        raise FileNotFoundError(folder)
+
+
+def exists(bucket: str, key: str) -> bool:
+    """Whether there is an object of this key or a folder; of the bucket itself where the key is empty.
+
+    Raises:
+        Exception: of botocore, where the store refuses or cannot be reached.
+    """
+    from botocore.exceptions import ClientError
+
+    # Not HEAD, whose refusals have no body that would say why.
+    try:
+        answers = [
+            _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
+            for prefix in ((key, f"{key}/") if key else ("",))
+        ]
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchBucket", "404"):
+            return False
+        raise
+    return not key or any(found["Key"] == key or found["Key"].startswith(f"{key}/") for (found,) in filter(None, answers))
 
 
 def put(bucket: str, key: str, data: bytes) -> None:
@@ -74,19 +160,28 @@ def put(bucket: str, key: str, data: bytes) -> None:
     raise StorageError(f"s3://{bucket}/{key}: what the store holds is not what was sent to it, {_MAX_TRANSFERS} times")
 
 
+def delete(bucket: str, key: str) -> None:
+    """Delete an object; one that is not there is no error.
+
+    Raises:
+        Exception: of botocore, where the store refuses or cannot be reached.
+    """
+    _client().delete_object(Bucket=bucket, Key=key)
+
+
 def credentials() -> dict[str, str]:
-    """Access key, secret key, session token, region and endpoint, as boto3's chain has them now: named as pyarrow does.
+    """Access key, secret key, session token, region and endpoint, as boto3's chain has them now, under delta-rs's names.
 
     Temporary ones are renewed where the chain can.
     """
     found = _session(_environment()).get_credentials()
     frozen = found.get_frozen_credentials() if found else None
     values = {
-        "access_key": frozen.access_key if frozen else None,
-        "secret_key": frozen.secret_key if frozen else None,
-        "session_token": frozen.token if frozen else None,
-        "region": _session(_environment()).region_name,
-        "endpoint_override": _endpoint(),
+        "AWS_ACCESS_KEY_ID": frozen.access_key if frozen else None,
+        "AWS_SECRET_ACCESS_KEY": frozen.secret_key if frozen else None,
+        "AWS_SESSION_TOKEN": frozen.token if frozen else None,
+        "AWS_REGION": _session(_environment()).region_name,
+        "AWS_ENDPOINT_URL": _endpoint(),
     }
     return {name: value for name, value in values.items() if value}
 
@@ -106,6 +201,25 @@ _ADVICE = {
     "SlowDown|Please reduce your request rate": "the store asks for fewer requests: wait a while",
     "No space left on device|os error 28|StorageFull": "make room",
 }
+
+
+def _transfer(bucket: str, key: str, **options: str) -> tuple[bytes, dict[str, Any]]:
+    """Body and answer of a GET; bodies that break off are asked for again."""
+    from botocore.exceptions import ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+
+    fault: Exception | None = None
+    for i in range(MAX_ATTEMPTS):
+        time.sleep(0.1 * i)
+        try:
+            answer = _client().get_object(Bucket=bucket, Key=key, **options)
+            return answer["Body"].read(), answer
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                raise FileNotFoundError(key) from error
+            raise
+        except (FlexibleChecksumError, HTTPClientError, IncompleteReadError) as error:
+            fault = error
+    raise StorageError(f"s3://{bucket}/{key} broke off {MAX_ATTEMPTS} times: {fault}")
 
 
 def _may_be_md5(answer: dict[str, Any]) -> bool:

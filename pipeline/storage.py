@@ -1,7 +1,6 @@
-"""The one place that opens URLs: local paths, s3:// through boto3 and pyarrow, anything else through fsspec.
+"""The one place that opens URLs: local paths, s3:// through boto3, anything else through fsspec.
 
-pyarrow's S3 client and delta-rs get the credentials that boto3's chain finds (environment, profile, role), so that all
-three speak as the same user.
+delta-rs gets the credentials that boto3's chain finds (environment, profile, role), so that both speak as the same user.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +32,8 @@ class StoredFile:
     uri: str
     size_bytes: int
     modified_at: datetime | None
+    etag: str | None = None
+    """The object store's version tag, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,12 @@ class Storage:
             if self.is_local:
                 yield from self._list_local()
                 return
+            if self.scheme == "s3":  # not pyarrow, which does not hand on the tags
+                bucket, prefix = _bucket_and_key(self.root)
+                for key, size, changed, etag in s3.list_objects(bucket, prefix):
+                    path = key[len(prefix) + 1 :] if prefix else key
+                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=changed, etag=etag)
+                return
             for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
                 if info.type == fs.FileType.File:
                     # fsspec's memory file system puts a slash in front of what it was given without one.
@@ -111,6 +117,8 @@ class Storage:
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or a folder."""
         with self._failing("cannot be looked at"):
+            if self.scheme == "s3":
+                return s3.exists(*_bucket_and_key(self._full(path)))
             return bool(self.filesystem.get_file_info(self._full(path)).type != fs.FileType.NotFound)
 
     def read(self, path: str = "") -> bytes:
@@ -149,8 +157,10 @@ class Storage:
         return info.size, info.mtime
 
     def open(self, path: str) -> Any:
-        """A file for random access, as pyarrow's `NativeFile`; each read is one ranged request on an object store."""
+        """A file for random access, for pyarrow to read; each read is one ranged request on an object store."""
         with self._failing("cannot be read", path):
+            if self.scheme == "s3":
+                return s3.RangedReader(*_bucket_and_key(self._full(path)))
             return self.filesystem.open_input_file(self._full(path))
 
     def write(self, path: str, data: bytes, *, modified_at: datetime | None = None) -> None:
@@ -183,15 +193,16 @@ class Storage:
         """
         full = self._full(check_relative(path))
         with self._failing("cannot be deleted", path), contextlib.suppress(FileNotFoundError):
+            if self.scheme == "s3":
+                s3.delete(*_bucket_and_key(full))
+                return
             self.filesystem.delete_file(full)
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """pyarrow's file system for this URL; on S3 with the credentials of now, which may have been renewed."""
+        """pyarrow's file system for this URL, which is not on S3."""
         if self.is_local:
             return fs.LocalFileSystem()
-        if self.scheme == "s3":
-            return _s3(tuple(s3.credentials().items()))
         import fsspec
 
         with self._failing("cannot be opened"):
@@ -207,17 +218,9 @@ class Storage:
         if self.scheme != "s3":
             return {}
         options = s3.credentials()
-        names = {
-            "access_key": "AWS_ACCESS_KEY_ID",
-            "secret_key": "AWS_SECRET_ACCESS_KEY",
-            "session_token": "AWS_SESSION_TOKEN",
-            "region": "AWS_REGION",
-            "endpoint_override": "AWS_ENDPOINT_URL",
-        }
-        delta = {names[key]: value for key, value in options.items()}
-        if delta.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-            delta["AWS_ALLOW_HTTP"] = "true"
-        return delta | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}
+        if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            options["AWS_ALLOW_HTTP"] = "true"
+        return options | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
@@ -233,12 +236,16 @@ class Storage:
                 raise StorageError(f"{self.uri(path)} has a name that is not UTF-8: rename it") from error
             raise StorageError(f"{self.uri(path)} does not exist") from error
         except Exception as error:
-            # The SDKs spread their messages over lines.
-            message = " ".join(str(error).split())
-            raise StorageError(f"{self.uri(path)} {what}: {message}{s3.hint(message)}") from error
+            raise StorageError(f"{self.uri(path)} {what}: {told(error)}") from error
 
 
 _MAX_READS = 3
+
+
+def told(error: BaseException) -> str:
+    """An error of a store in one line (the SDKs spread theirs), and what to do about it where its cause is known."""
+    message = " ".join(str(error).split())
+    return message + s3.hint(message)
 
 
 def check_relative(path: str) -> str:
@@ -279,10 +286,3 @@ def _bucket_and_key(full: str) -> tuple[str, str]:
 
 def _modified_at(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
-
-
-@lru_cache(maxsize=8)
-def _s3(options: tuple[tuple[str, str], ...]) -> fs.S3FileSystem:
-    # Its own three attempts last a second; a store that asks for patience needs more.
-    patience = fs.AwsStandardS3RetryStrategy(max_attempts=s3.MAX_ATTEMPTS)
-    return fs.S3FileSystem(**dict(options), retry_strategy=patience, connect_timeout=s3.TIMEOUT_S)
