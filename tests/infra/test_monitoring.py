@@ -73,6 +73,8 @@ def test_every_alert_says_what_to_do_and_has_a_test() -> None:
         assert alert["labels"]["severity"] in {"warning", "critical"}
         assert set(alert["annotations"]) == {"summary", "action"}
         assert alert["for"]
+    readme = (MONITORING.parent / "README.md").read_text()
+    assert set(re.findall(r"^\| (Photoark\w+) \|", readme, re.MULTILINE)) == set(ALERTS)
 
 
 def test_scraping_finds_the_ports_that_pods_name() -> None:
