@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
+
+from pipeline.errors import ArchiveDamagedError
 
 
 class Outcome(StrEnum):
@@ -204,16 +207,24 @@ def encoded_to_table(rows: Iterable[EncodedPhoto]) -> pa.Table:
 
 
 def encoded_from_table(table: pa.Table) -> list[EncodedPhoto]:
-    """Inverse of `encoded_to_table`; columns that were not read come back as None."""
-    rows = []
-    for record in table.to_pylist():
-        image = record.pop("image", None)
-        record["image"] = None if image is None else image["bytes"]
-        record["outcome"] = Outcome(record["outcome"])
-        for name in ("codec", "model", "source_uri", "source_bytes"):
-            record.setdefault(name, None)
-        rows.append(EncodedPhoto(**record))
-    return rows
+    """Inverse of `encoded_to_table`; columns that were not read come back as None.
+
+    Raises:
+        ArchiveDamagedError: these are no rows of an archive.
+    """
+    try:
+        return [_encoded_from(record) for record in table.to_pylist()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArchiveDamagedError(f"a row is none that was written here: {error}") from error
+
+
+def _encoded_from(record: dict[str, Any]) -> EncodedPhoto:
+    image = record.pop("image", None)
+    record["image"] = None if image is None else image["bytes"]
+    record["outcome"] = Outcome(record["outcome"])
+    for name in ("codec", "model", "source_uri", "source_bytes"):
+        record.setdefault(name, None)
+    return EncodedPhoto(**record)
 
 
 def _as_dict(record: Photo | EncodedPhoto) -> dict[str, object]:

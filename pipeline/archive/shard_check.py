@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.archive.commit import ShardInfo
-from pipeline.archive.shard_reader import is_as_written
+from pipeline.archive.footer import Bounds, column_bounds
+from pipeline.archive.shard_reader import check_num_rows, is_as_written
 from pipeline.errors import StorageError
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
@@ -73,7 +74,10 @@ def check_shard(storage: Storage, shard: ShardInfo) -> ShardCheck:
     # Damaged bytes can raise anything: a length that no memory holds, text that is no UTF-8, columns that are not ours.
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            rows, damages = _read(shard, file, is_whole=is_whole)
+            check_num_rows(file)
+            # Statistics of a file that is hurt say nothing of its rows. Those of a whole one are not pyarrow's to read: it may
+            # have been written to end whoever reads it.
+            rows, damages = _read(shard, file, column_bounds(data) if is_whole else [])
     except Exception as error:
         what = f"the shard is damaged: {error}; {_bounds_told(shard)}"
         return ShardCheck(shard=shard, damages=(_bytes_damage(shard, None, what),))
@@ -87,7 +91,7 @@ def check_shard(storage: Storage, shard: ShardInfo) -> ShardCheck:
     return ShardCheck(shard=shard, doubtful_rows=tuple(rows), damages=(damage,))
 
 
-def _read(shard: ShardInfo, file: pq.ParquetFile, *, is_whole: bool) -> tuple[list[EncodedPhoto], list[Damage]]:
+def _read(shard: ShardInfo, file: pq.ParquetFile, bounds: list[Bounds]) -> tuple[list[EncodedPhoto], list[Damage]]:
     rows: list[EncodedPhoto] = []
     damages: list[Damage] = []
     for i in range(file.num_row_groups):
@@ -97,8 +101,7 @@ def _read(shard: ShardInfo, file: pq.ParquetFile, *, is_whole: bool) -> tuple[li
         except Exception as error:
             damages.append(_bytes_damage(shard, _keys_left(file, i), f"row group {i} is damaged: {error}"))
         else:
-            # pyarrow aborts the process when it is asked for statistics that a flipped bit made nonsense of.
-            damages += _group_damages(shard, file.metadata.row_group(i), table) if is_whole else []
+            damages += _group_damages(shard, bounds[i], table) if bounds else []
     return rows, damages
 
 
@@ -147,16 +150,13 @@ def _bounds_told(shard: ShardInfo) -> str:
     return f"it held {shard.num_rows} rows, keys {shard.least_key!r} to {shard.greatest_key!r}"
 
 
-def _group_damages(shard: ShardInfo, group: pq.RowGroupMetaData, table: pa.Table) -> list[Damage]:
+def _group_damages(shard: ShardInfo, bounds: Bounds, table: pa.Table) -> list[Damage]:
     """Statistics of a row group's columns that its rows do not bear out."""
     damages = []
-    for i in range(group.num_columns):
-        column = group.column(i)
-        if not column.is_stats_set or not column.statistics.has_min_max or column.path_in_schema not in table.column_names:
-            continue
-        found = pc.min_max(table[column.path_in_schema]).as_py()
-        if (column.statistics.min, column.statistics.max) != (found["min"], found["max"]):
-            what = f"the shard's statistics of {column.path_in_schema} are not those of its rows"
+    for column in bounds.keys() & set(table.column_names):
+        found = pc.min_max(table[column]).as_py()
+        if bounds[column] != (found["min"], found["max"]):
+            what = f"the shard's statistics of {column} are not those of its rows"
             keys = tuple(table["key"].to_pylist())
             damages.append(Damage(kind=DamageKind.STATISTICS, shard=shard.path, keys=keys, what=what))
     return damages

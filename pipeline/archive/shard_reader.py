@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ArchiveDamagedError, StorageError
-from pipeline.records import EncodedPhoto, encoded_from_table
+from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SHARD_NAME = re.compile(r"photos-([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
 """What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
 GREATEST_KEY = chr(0x10FFFF)
+_MAX_ROWS = 1 << 20
+"""Of a shard: `SHARD_BYTES` of the smallest rows are half as many."""
 _CURE = "bring it back from a copy, or encode it again: photoark verify ARCHIVE --against SRC --repair"
 
 
@@ -52,13 +54,13 @@ def list_fragments(archive: Archive, include: str | None = None) -> list[Fragmen
 
 
 def read_fragment(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of one row group.
+    """Rows of one row group; columns that it lacks, as of an earlier version, hold nulls.
 
     Raises:
-        ArchiveDamagedError: a page fails its checksum.
+        ArchiveDamagedError: a page fails its checksum, or what is read are no rows of an archive.
     """
     with open_shard(storage, fragment.path) as file:
-        return file.read_row_group(fragment.row_group, columns=columns)
+        return _as_ours(file.read_row_group(fragment.row_group, columns=columns), columns)
 
 
 def read_rows(archive: Archive, include: str | None = None, columns: Sequence[str] | None = None) -> Iterator[EncodedPhoto]:
@@ -96,7 +98,20 @@ def is_as_written(path: str, data: bytes) -> bool:
 def open_shard(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     """A shard, with errors in its bytes as `ArchiveDamagedError`."""
     with _damage_told(path), storage.open(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+        check_num_rows(file)
         yield file
+
+
+def check_num_rows(file: pq.ParquetFile) -> None:
+    """Hold a shard's size against what memory is there for, before a row of it is read.
+
+    Raises:
+        ArchiveDamagedError: it claims more rows than any shard has.
+    """
+    # A few bytes can stand for any number of rows that are alike.
+    num_rows = sum(max(0, file.metadata.row_group(i).num_rows) for i in range(file.num_row_groups))
+    if num_rows > _MAX_ROWS:
+        raise ArchiveDamagedError(f"a shard claims {num_rows} rows, more than the {_MAX_ROWS} that one can have")
 
 
 def key_range(group: pq.RowGroupMetaData) -> tuple[str, str]:
@@ -113,8 +128,22 @@ def _damage_told(path: str) -> Iterator[None]:
         yield
     except StorageError as error:
         raise ArchiveDamagedError(f"shard {path} cannot be read: {error}") from error
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError) as error:
+        # Arrow's own, and those of who takes what it read for rows of ours.
         raise ArchiveDamagedError(f"shard {path} is damaged: {error}; {_CURE}") from error
+
+
+def _as_ours(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """`table` with just the columns that were asked for, of the types that they should have."""
+    fields = [field for field in ARCHIVE_SCHEMA if columns is None or field.name in columns]
+    arrays = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in fields
+    ]
+    for field, array in zip(fields, arrays, strict=True):
+        if not field.nullable and array.null_count:
+            raise ValueError(f"{field.name} is missing")
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _may_match(keys: tuple[str, str], pattern: str) -> bool:
