@@ -37,6 +37,9 @@ def evaluate(
     crops: Annotated[int, typer.Option(min=0, help="Photos on the contact sheet, the worst ones.")] = 12,
     lpips_weights: Annotated[Path | None, typer.Option(help="State dict of lpips.LPIPS: adds LPIPS.")] = None,
     dists_weights: Annotated[Path | None, typer.Option(help="State dict of DISTS_pytorch.DISTS: adds DISTS.")] = None,
+    fid_weights: Annotated[
+        Path | None, typer.Option(help="Inception's state dict from torch-fidelity: adds FID/256, for 2,049 patches or more.")
+    ] = None,
     device: Device = None,
     weights: Weights = None,
     config: Config = None,
@@ -60,7 +63,7 @@ def evaluate(
     from pipeline.quality.scorer import Scorer
 
     where = choose_device(settings.device)
-    scorer = Scorer(lpips_weights=lpips_weights, dists_weights=dists_weights, device=where)
+    scorer = Scorer(lpips_weights=lpips_weights, dists_weights=dists_weights, fid_weights=fid_weights, device=where)
     limits = PixelLimits(max_pixels=settings.max_pixels)
     with shown(verb="evaluating", as_json=as_json) as on_progress:
         options = settings.codec_options()
@@ -83,6 +86,7 @@ def _summary(result: Evaluation, bd_rates: dict[str, dict[str, BDRate]], anchor:
         "source": result.source,
         "num_photos": len(result.photos),
         "models": result.models,
+        "num_patches": result.num_patches,
         "metrics": {m.key: {"label": m.label, "is_distance": m.is_distance} for m in result.metrics},
         "means": [{**asdict(mean.at), "bpp": mean.bpp, "scores": mean.scores} for mean in result.means()],
         "anchor": anchor,
@@ -106,7 +110,10 @@ def _write_json(path: Path, result: Evaluation, summary: dict[str, Any]) -> None
 
 
 def _means_table(result: Evaluation) -> Table:
-    table = _table(f"Means over {len(result.photos)} photos", ["codec", "quality", "bpp", *(m.label for m in result.metrics)])
+    title = f"Means over {len(result.photos)} photos"
+    if result.num_patches is not None:
+        title += f"; FID over their {result.num_patches:,} patches of 256 x 256" + ("" if result.fid else ": too few")
+    table = _table(title, ["codec", "quality", "bpp", *(m.label for m in result.metrics)])
     for mean in result.means():
         quality = "" if mean.at.quality is None else str(mean.at.quality)
         scores = [_number(mean.scores[metric.key], metric) for metric in result.metrics]

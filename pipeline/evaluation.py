@@ -6,13 +6,14 @@
 
 A codec's curve is the mean over photos at each of its qualities, of bits per pixel and of each score, every photo counting
 the same whatever its size. Means are over the photos that every codec managed at every quality; the others are failures
-with a reason.
+with a reason. FID compares sets: those of the same photos, as they were and as each point of a curve leaves them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -22,15 +23,16 @@ from pipeline.codecs.classical import FORMATS
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.errors import PhotoError, SettingError, StorageError, StreamError
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits, probe
 from pipeline.pixels.sandbox import read_pixels
 from pipeline.progress import Clock, OnProgress, Progress
-from pipeline.quality.rate_distortion import BDRate, Metric, bd_rate
+from pipeline.quality.rate_distortion import FID, BDRate, Metric, bd_rate
 from pipeline.records import Photo
 from pipeline.sources.folder import list_photos
 from pipeline.storage import Storage
 
 if TYPE_CHECKING:
+    from pipeline.quality.fid import Sets
     from pipeline.quality.scorer import Scorer, Scores
 
 
@@ -65,7 +67,7 @@ class Mean:
     at: CodecAt
     bpp: float
     scores: Scores
-    """Means over the photos that have such a score; None where none has, or one is infinite."""
+    """Means over the photos that have such a score; None where none has, or one is infinite. FID is of all together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,10 @@ class Evaluation:
     failed: list[Failed] = field(default_factory=list)
     models: dict[str, str | None] = field(default_factory=dict)
     """Codec -> fingerprint of its weights."""
+    num_patches: int | None = None
+    """That FID is taken over, where it was asked for."""
+    fid: dict[CodecAt, float] = field(default_factory=dict)
+    """Empty where too few patches came through everywhere."""
 
     @property
     def codecs(self) -> list[str]:
@@ -102,7 +108,9 @@ class Evaluation:
         found = []
         for point in self.points if photos else ():
             rows = [m for m in self.measured if m.at == point and m.photo in photos]
-            scores = {metric.key: _mean([row.scores[metric.key] for row in rows], metric) for metric in self.metrics}
+            scores: Scores = {m.key: _mean([row.scores[m.key] for row in rows], m) for m in self.metrics if m is not FID}
+            if FID in self.metrics:
+                scores[FID.key] = self.fid.get(point)
             found.append(Mean(at=point, bpp=math.fsum(row.bpp for row in rows) / len(rows), scores=scores))
         return found
 
@@ -171,7 +179,8 @@ def evaluate(
         points: codecs and qualities; `quality` of the options is not looked at.
 
     Raises:
-        SettingError: no such source, no photo in it, or an option that a codec cannot take; before anything is started.
+        SettingError: no such source, no photo in it, too few for FID, or an option that a codec cannot take; before anything
+            is started.
     """
     photos = list_photos(source)
     if not photos:
@@ -179,11 +188,15 @@ def evaluate(
     for point in points:
         point.check(options)
     result = Evaluation(source=source, points=tuple(points), metrics=scorer.metrics)
+    sets = scorer.sets()
+    if sets is not None:
+        _check_patches(photos, limits)
+        result = replace(result, metrics=(*scorer.metrics, FID))
     clock, num_done, bytes_done = Clock(), 0, 0
     for i, (point, codec) in enumerate(zip(points, codecs_at(points, options), strict=True)):
         result.models[point.codec] = codec.info.model
         for j, photo in enumerate(photos):
-            outcome = _one(photo, point, codec, scorer, limits)
+            outcome = _one(photo, point, codec, scorer, limits, sets)
             if isinstance(outcome, Measured):
                 result.measured.append(outcome)
             else:
@@ -202,6 +215,12 @@ def evaluate(
         # What cannot be read is said once.
         unreadable = {failure.photo for failure in result.failed if failure.at is None}
         photos = [photo for photo in photos if photo.key not in unreadable]
+    if sets is not None:
+        done = result.photos
+        result = replace(result, num_patches=sets.num_patches(done))
+        # Of a set that failures made too small, the number of patches is told, and no distance.
+        with suppress(SettingError):
+            result = replace(result, fid={at: sets.distance(at, done) for at in points})
     return result
 
 
@@ -246,7 +265,22 @@ def _quality_for(codec: str, pixels: Pixels, bpp: float) -> int:
     return min((low, high), key=lambda quality: abs(math.log(rate(quality) / bpp)))
 
 
-def _one(photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: PixelLimits) -> Measured | Failed:
+def _check_patches(photos: Sequence[Photo], limits: PixelLimits) -> None:
+    from pipeline.quality.fid import check_enough, num_patches
+
+    found = 0
+    for photo in photos:
+        try:
+            header = probe(_bytes(photo), limits=limits)
+        except (PhotoError, StorageError):
+            continue  # said when it is evaluated
+        found += num_patches(header.height, header.width)
+    check_enough(found, len(photos))
+
+
+def _one(
+    photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: PixelLimits, sets: Sets | None
+) -> Measured | Failed:
     try:
         data, pixels = _read(photo, limits)
     except (PhotoError, StorageError) as error:
@@ -255,6 +289,8 @@ def _one(photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: Pix
         stream, decoded = _through(codec, data, pixels)
     except (PhotoError, StreamError) as error:
         return Failed(photo=photo.key, at=point, reason=error.message)
+    if sets is not None:
+        sets.add(photo.key, point, pixels, decoded)
     height, width, _ = pixels.shape
     return Measured(
         photo=photo.key,
@@ -268,9 +304,13 @@ def _one(photo: Photo, point: CodecAt, codec: Codec, scorer: Scorer, limits: Pix
 
 
 def _read(photo: Photo, limits: PixelLimits) -> tuple[bytes, Pixels]:
-    folder, _, name = photo.uri.rpartition("/")
-    data = Storage(folder or "/").read(name)
+    data = _bytes(photo)
     return data, read_pixels(data, limits=limits)
+
+
+def _bytes(photo: Photo) -> bytes:
+    folder, _, name = photo.uri.rpartition("/")
+    return Storage(folder or "/").read(name)
 
 
 def _through(codec: Codec, data: bytes, pixels: Pixels) -> tuple[bytes, Pixels]:

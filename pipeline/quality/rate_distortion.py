@@ -45,6 +45,8 @@ METRICS = (
     Metric(key="dists", label="DISTS", digits=4, is_distance=True),
 )
 """Every metric of one photo, in the order in which they are shown."""
+FID = Metric(key="fid", label="FID/256", digits=2, is_distance=True)
+"""Of a set of photos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.codecs.base import Pixels
 from pipeline.errors import SettingError
+from pipeline.quality.fid import Inception, Sets
 from pipeline.quality.learned import DISTS, LPIPS
 from pipeline.quality.metrics import measure
 from pipeline.quality.perceptual import PerceptualDistance
@@ -26,6 +27,7 @@ class Scorer:
         *,
         lpips_weights: Path | None = None,
         dists_weights: Path | None = None,
+        fid_weights: Path | None = None,
         device: str = "cpu",
         only: Collection[str] | None = None,
     ) -> None:
@@ -34,6 +36,7 @@ class Scorer:
         Args:
             lpips_weights: see `LPIPS.load`.
             dists_weights: see `DISTS.load`.
+            fid_weights: see `Inception`.
             only: keys of metrics; the others are neither loaded nor computed, but for PSNR and MS-SSIM. None: all.
 
         Raises:
@@ -54,8 +57,13 @@ class Scorer:
         if only is not None and (lacking := wanted - computed):
             name = min(lacking)
             raise SettingError(f"{name} needs weights: name their file with --{name}-weights")
+        self._inception = None if fid_weights is None else Inception(fid_weights, device=device)
         self.metrics: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.key in computed)
         """Those that `score` gives, in their order."""
+
+    def sets(self) -> Sets | None:
+        """For FID, which no photo has by itself; None without its weights."""
+        return None if self._inception is None else Sets(self._inception)
 
     def score(self, original: Pixels, decoded: Pixels) -> Scores:
         """All scores of `decoded`.

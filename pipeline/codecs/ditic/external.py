@@ -1,22 +1,13 @@
-"""The building blocks taken from diffusers, compressai and peft, imported in one place.
-
-compressai and transformers (through peft) import torchvision. The torchvision wheel of PyPI is built for CUDA; beside a
-CPU-only torch its native library does not load, and its import then stops at the fake kernels of operators that
-were never defined. Declaring these operators is enough: nothing here calls them.
-"""
+"""The building blocks taken from diffusers, compressai and peft, imported in one place."""
 
 from __future__ import annotations
 
 import warnings
 
-import torch
+from pipeline.codecs import torchvision_operators
 
-_LIBRARY: torch.library.Library | None = None
-if torch.version.cuda is None:
-    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # kept: collecting it would undefine the operators
-    for _name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, _name):
-            _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+# compressai and transformers (through peft) import torchvision.
+torchvision_operators.declare()
 
 with warnings.catch_warnings():
     # Deprecations inside these packages are theirs to mend.
