@@ -110,11 +110,8 @@ def test_halves_of_a_batch_on_two_workers_make_the_step_of_the_whole(folder: Pat
     for part, most in (("gradients", 1e-5), ("updates", 1e-3)):
         assert whole[part].keys() == first[part].keys() == second[part].keys()
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
-        length, distance = (
-            torch.cat([f(name).flatten() for name in whole[part]]).norm().item()
-            for f in (lambda name, part=part: whole[part][name], lambda name, part=part: whole[part][name] - first[part][name])
-        )
-        assert 0 < distance < most * length
+        ours, theirs = (torch.cat([state[part][name].flatten() for name in whole[part]]) for state in (whole, first))
+        assert 0 < float((ours - theirs).norm()) < most * float(ours.norm())
 
 
 def test_streamed_crops_are_those_of_a_process_that_holds_the_photos(folder: Path) -> None:
