@@ -1,6 +1,7 @@
 """The command line: names the commands, and turns errors into one line and an exit code.
 
-0 all done   1 failed   2 wrong usage   3 done, but some photos failed   4 verification found damage   130 interrupted
+0 all done   1 failed   2 wrong usage   3 done, but some photos failed   4 verification found damage
+12 stopped at a limit   130 interrupted
 """
 
 from __future__ import annotations

@@ -30,3 +30,8 @@ KeepOriginal = Annotated[
     ),
 ]
 Quality = Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")]
+MaxGpus = Annotated[int | None, typer.Option(help="GPUs that the cluster may grow to; by default those that it has.")]
+MaxHours = Annotated[float | None, typer.Option(help="Commit what is finished after so long, and stop with exit code 12.")]
+MaxCost = Annotated[float | None, typer.Option(help="The same, once the machines have cost so much; needs --price.")]
+Price = Annotated[float | None, typer.Option("--price", help="Of one GPU (without GPUs, one machine) for an hour.")]
+Report = Annotated[Path | None, typer.Option(help="Folder for report.json and report.html: what happened when, on what.")]

@@ -12,6 +12,7 @@ from pipeline.codecs.precision import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
 from pipeline.records import KeepOriginal
+from pipeline.stages.resources import Market, PoolOptions
 
 DEFAULT_FILE = Path("photoark.toml")
 
@@ -46,6 +47,18 @@ class Settings(BaseSettings):
     memory_gib: float | None = Field(None, gt=0)
     """What a neural codec may use beside its weights; larger photos go in tiles. None: what is free."""
     ray_address: str | None = None
+    max_gpus: int | None = Field(None, ge=0)
+    """GPUs that the cluster may grow to: its autoscaler does not tell. None: those that it has."""
+    gpus_per_actor: float = Field(1.0, gt=0, le=1)
+    """Below 1 puts several actors on one GPU, for small models; `memory_gib` then says what each may use."""
+    market: Market = Market.ANY
+    """Machines that actors run on, by the label ray.io/market-type: any, spot-first, spot or on-demand."""
+    max_hours: float | None = Field(None, gt=0)
+    """After so long a job commits what is finished and stops."""
+    max_cost: float | None = Field(None, gt=0)
+    """The same, once its machines have cost so much."""
+    price_per_hour: float | None = Field(None, gt=0)
+    """Of a GPU or, on machines without, of a machine; in any currency."""
     commit_interval_s: float = Field(5.0, gt=0)
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger photos are kept as they are."""
@@ -61,6 +74,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def pool_options(self) -> PoolOptions:
+        """What the actor pool may take."""
+        return PoolOptions(max_gpus=self.max_gpus, gpus_per_actor=self.gpus_per_actor, market=self.market)
 
     def codec_options(self) -> CodecOptions:
         """What the registry needs."""

@@ -1,0 +1,177 @@
+"""A real Ray of several machines on one: raylets of their own, with GPUs that are but numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RAY = str(Path(sys.executable).with_name("ray"))
+STORE_BYTES = 80 << 20
+
+
+@dataclass(slots=True)
+class Autoscaled:
+    """A head without GPUs, whose autoscaler may start machines with one each."""
+
+    address: str
+    environment: dict[str, str]
+
+    def gpu_nodes(self) -> int:
+        """How many are alive now, asked from a process that joins for the question."""
+        code = (
+            "import ray, logging; ray.init(address='auto', logging_level=logging.ERROR, log_to_driver=False); "
+            "print(sum(n['Alive'] and n['Resources'].get('GPU', 0) > 0 for n in ray.nodes()))"
+        )
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        result = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=True)
+        return int(result.stdout.split()[-1])
+
+    def wait_until_released(self, within_s: float) -> float:
+        """Seconds until no machine with a GPU is left.
+
+        Raises:
+            TimeoutError: some were left after `within_s`.
+        """
+        started_s = time.monotonic()
+        while self.gpu_nodes():
+            if time.monotonic() - started_s > within_s:
+                raise TimeoutError(f"GPU machines were still there after {within_s} s")
+            time.sleep(1)
+        return time.monotonic() - started_s
+
+
+@contextmanager
+def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) -> Iterator[Autoscaled]:
+    """A cluster that the real autoscaler, v1 or v2, lets grow to `most` machines with a GPU."""
+    ip, port = _own_ip(), _free_port()
+    address, head_id = f"{ip}:{port}", secrets.token_hex(28)
+    provider: dict[str, Any] = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "gcs_address": address,
+    }
+    environment = os.environ | {
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": address,
+    }
+    if version == "v2":
+        provider |= {"launch_multiple": True, "head_node_id": head_id}
+        environment |= {
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": head_id,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+        }
+    config = folder / "cluster.json"
+    config.write_text(json.dumps(_cluster_file(provider, most, idle_timeout_s)))
+    # Short: the name of a socket may have no more than 107 characters.
+    temporary = Path("/tmp") / f"pa-{secrets.token_hex(4)}"
+    command = [
+        RAY, "start", "--head", f"--node-ip-address={ip}", f"--port={port}", f"--autoscaling-config={config}", "--num-cpus=2",
+        "--num-gpus=0", f"--temp-dir={temporary}", "--include-dashboard=false", "--dashboard-agent-listen-port=0",
+        f"--object-store-memory={STORE_BYTES}", "--block",
+    ]  # fmt: skip
+    head_environment = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=head_environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        cluster = Autoscaled(address, {k: v for k, v in environment.items() if not k.startswith("RAY_OVERRIDE")})
+        _wait_for_port(ip, port, 60)
+        yield cluster
+    finally:
+        _end_all(head.pid)
+        head.wait(30)
+
+
+def _cluster_file(provider: dict[str, Any], most: int, idle_timeout_s: float) -> dict[str, Any]:
+    resources = {"CPU": 1, "GPU": 1, "object_store_memory": STORE_BYTES}
+    return {
+        "cluster_name": "fake",
+        "max_workers": most,
+        "idle_timeout_minutes": idle_timeout_s / 60,
+        "upscaling_speed": 1.0,
+        "provider": provider,
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "max_workers": 0, "node_config": {}},
+            "gpu": {"resources": resources, "min_workers": 0, "max_workers": most, "node_config": {}},
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
+
+
+def _end_all(pid: int) -> None:
+    """A process and all that came of it, by their ids."""
+    import psutil
+
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    # Those that a raylet has handed over to init are still in the session of the head.
+    session = os.getsid(pid)
+    for process in psutil.process_iter():
+        try:
+            if process not in family and os.getsid(process.pid) == session:
+                family.append(process)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=20)
+
+
+def _own_ip() -> str:
+    import ray.util
+
+    return str(ray.util.get_node_ip_address())
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_for_port(ip: str, port: int, within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            socket.create_connection((ip, port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
