@@ -98,6 +98,8 @@ def test_gpu_workers_come_and_go() -> None:
     assert cluster["rayVersion"] == metadata.version("ray")
     assert (cluster["enableInTreeAutoscaling"], cluster["autoscalerOptions"]["version"]) == (True, "v2")
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    head = {entry["name"]: entry["value"] for entry in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]}
+    assert int(head["PHOTOARK_MAX_GPUS"]) == sum(group["maxReplicas"] for group in cluster["workerGroupSpecs"])
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] == 0 < group["maxReplicas"]
         resources = group["template"]["spec"]["containers"][0]["resources"]
