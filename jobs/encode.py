@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
+from jobs.options import (
+    ArchiveUrl,
+    AsJson,
+    Codec,
+    Config,
+    Device,
+    Gate,
+    KeepOriginal,
+    Ladder,
+    Quality,
+    RayAddress,
+    StripGps,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -23,6 +36,7 @@ def encode(
     gate: Gate = None,
     ladder: Ladder = None,
     keep_original: KeepOriginal = None,
+    strip_gps: StripGps = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -36,7 +50,7 @@ def encode(
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address,
     )  # fmt: skip
 
@@ -84,6 +98,7 @@ def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
         lpips_weights=settings.lpips_weights,
         dists_weights=settings.dists_weights,
         keep_original=settings.keep_original,
+        strip_gps=settings.strip_gps,
         limits=PixelLimits(max_pixels=settings.max_pixels),
         commit_interval_s=settings.commit_interval_s,
     )

@@ -29,6 +29,9 @@ KeepOriginal = Annotated[
         metavar="WHEN", help="Store the file's own bytes: always, kept (default: where no codec may stand for it) or never."
     ),
 ]
+StripGps = Annotated[
+    bool | None, typer.Option("--strip-gps", help="Leave GPS data out; files that would be kept and may hold some fail.")
+]
 Quality = Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")]
 MaxGpus = Annotated[int | None, typer.Option(help="GPUs that the cluster may grow to; by default those that it has.")]
 MaxHours = Annotated[float | None, typer.Option(help="Commit what is finished after so long, and stop with exit code 12.")]

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from jobs.encode import encode_job
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
+from jobs.options import (
+    ArchiveUrl,
+    AsJson,
+    Codec,
+    Config,
+    Device,
+    Gate,
+    KeepOriginal,
+    Ladder,
+    Quality,
+    RayAddress,
+    StripGps,
+    Weights,
+)
 
 
 def retry(
@@ -20,6 +33,7 @@ def retry(
     gate: Gate = None,
     ladder: Ladder = None,
     keep_original: KeepOriginal = None,
+    strip_gps: StripGps = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -30,7 +44,7 @@ def retry(
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address,
     )  # fmt: skip
 

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """What a decoded stream must reach to stand for its photo: ms_ssim=0.95,psnr=24."""
     ladder: str | None = None
     """Codecs to try in turn, instead of `codec`: ditic-small:3,avif:60,original."""
+    strip_gps: bool = False
+    """Leave GPS data out of what is stored; a photo whose bytes would have to be kept and may hold some fails."""
     lpips_weights: Path | None = None
     """State dict of lpips.LPIPS, for a gate that asks for lpips."""
     dists_weights: Path | None = None

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.encode import encode_job
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, KeepOriginal, Ladder, Quality, RayAddress, Weights
+from jobs.options import (
+    ArchiveUrl,
+    AsJson,
+    Codec,
+    Config,
+    Device,
+    Gate,
+    KeepOriginal,
+    Ladder,
+    Quality,
+    RayAddress,
+    StripGps,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -46,6 +59,7 @@ def verify(
     gate: Gate = None,
     ladder: Ladder = None,
     keep_original: KeepOriginal = None,
+    strip_gps: StripGps = None,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -68,7 +82,7 @@ def verify(
         raise SettingError(f"{'--repair' if repair else '--checksum'} needs the source: name it with --against")
     share = _share(sample)
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original,
+        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address,
     )  # fmt: skip
     decoder = _decoder(settings.codec_options()) if decode or sample is not None else None

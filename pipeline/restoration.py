@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -14,6 +14,7 @@ from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
 from pipeline.container_check import check_container
 from pipeline.errors import ArchiveDamagedError, PhotoError, StreamError
 from pipeline.pixels.writer import write_photo
+from pipeline.pixels.xmp import marked
 from pipeline.records import EncodedPhoto, Outcome, PhotoMetadata
 
 
@@ -94,17 +95,22 @@ def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pi
 
 
 def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = None) -> bytes:
-    """File of a row, given what `decode_row` made of it.
+    """File of a row, given what `decode_row` made of it; one that a neural codec made says so in its XMP.
 
     Raises:
-        PhotoError: the format cannot be written.
+        PhotoError: the format cannot be written, or not with the photo's metadata.
     """
     if pixels is None:
         assert row.image is not None
         return row.image
-    metadata = PhotoMetadata(exif=row.exif, icc=row.icc, xmp=row.xmp)
+    metadata = PhotoMetadata(exif=row.exif, icc=row.icc, xmp=row.xmp, iptc=row.iptc, xmp_extended=row.xmp_extended)
+    if row.codec and row.model:
+        metadata = replace(metadata, xmp=marked(row.xmp, codec=row.codec, model=row.model))
+    format = format or row.format or "PNG"
+    # In another container than the source's it comes as displayed: who asks for one wants pixels, and not all readers turn.
+    orientation = row.orientation if format == row.format else None
     try:
-        return write_photo(pixels, format=format or row.format or "PNG", mode=row.mode or "RGB", metadata=metadata)
+        return write_photo(pixels, format=format, mode=row.mode or "RGB", metadata=metadata, orientation=orientation)
     except PhotoError as error:
         raise type(error)(error.message, key=row.key) from error
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UnreadablePhotoError
+from pipeline.pixels import tiff
+from pipeline.pixels.beside import more_than_pixels
 from pipeline.pixels.claims import read_claim
 from pipeline.pixels.metadata import read_metadata
 from pipeline.pixels.writer import WRITABLE_FORMATS
@@ -57,13 +59,14 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
     with open_image(data) as image:
         try:
             orientation = int(image.getexif().get(_ORIENTATION, 1))
-            metadata = read_metadata(image)
+            metadata = read_metadata(image, data)
         except MemoryError:
             raise
         except Exception as error:
             raise UnreadablePhotoError(f"the image's metadata cannot be read: {error}") from error
         orientation = orientation if 1 <= orientation <= 8 else 1
-        width, height = image.size if orientation < 5 else image.size[::-1]
+        # Pillow turns a TIFF by itself, its size included.
+        width, height = image.size if orientation < 5 or image.format == "TIFF" else image.size[::-1]
         return PhotoHeader(
             format=image.format or "unknown",
             width=width,
@@ -114,17 +117,21 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_ani
     tags = getattr(image, "tag_v2", {})
     if _DNG_VERSION in tags or (_SUB_DIRECTORIES in tags and _MAKE in tags):
         return "a camera's raw file"
+    if image.format == "TIFF" and tiff.byte_order(data) is None:
+        return "a BigTIFF"
+    if _SUB_DIRECTORIES in tags:
+        return "pictures within a picture (sub-directories of a TIFF)"
     if _bits_per_sample(image, data, tags) > 8:
         return "more than 8 bits a channel"
     if image.mode == "CMYK":
         return "CMYK colours"
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         return "transparency"
     if image.format not in WRITABLE_FORMATS:
-        return f"a {image.format} file, which could not be written back"
+        return f"a {image.format} file, which could not be written back with all that is in it"
     if image.mode not in _MODES:
         return f"pixels of mode {image.mode}"
-    return None
+    return more_than_pixels(image, data)
 
 
 def _bits_per_sample(image: Image.Image, data: bytes, tags: object) -> int:

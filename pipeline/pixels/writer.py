@@ -10,7 +10,8 @@ import pillow_jxl  # noqa: F401 (registers itself with Pillow)
 from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
-from pipeline.pixels.metadata import save_options
+from pipeline.pixels import exif, tiff
+from pipeline.pixels.metadata import TURNED_BY_EXIF, one_packet, save_options, upright
 from pipeline.records import PhotoMetadata
 
 if TYPE_CHECKING:
@@ -27,31 +28,65 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "AVIF": {"quality": 90, "subsampling": "4:4:4"},
     "HEIF": {"quality": 90, "chroma": 444},
-    "BMP": {},
-    "JXL": {"quality": 95},
 }
 WRITABLE_FORMATS = frozenset(_OPTIONS)
-"""Pillow's names of the containers that `write_photo` can make."""
+"""Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
+_WITHOUT_GREY = frozenset({"WEBP"})
+_TURN_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
-def write_photo(pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: PhotoMetadata) -> bytes:
+def write_photo(
+    pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: PhotoMetadata, orientation: int | None = None
+) -> bytes:
     """Encode H x W x 3 RGB pixels as a file.
 
     Args:
+        pixels: as displayed.
         format: Pillow's name of the container.
         mode: the source's; `L` gives a grey file.
+        orientation: 1 to 8, as `metadata` has it: the pixels are turned back to how the source stored them, and EXIF with its
+            thumbnail and maker notes stays as it was. None: they are stored as displayed, and the orientation becomes 1; always
+            so where the container itself says which way is up.
 
     Raises:
-        UnsupportedPhotoError: nothing here writes this format, or it cannot hold the photo's size or metadata.
+        UnsupportedPhotoError: nothing here writes this format, or it cannot hold the metadata.
     """
     if format not in _OPTIONS:
         raise UnsupportedPhotoError(f"files of format {format} cannot be written; restore with --format PNG")
     image = Image.fromarray(pixels)
+    if orientation is None or format not in TURNED_BY_EXIF:
+        metadata = upright(metadata)
+    elif orientation in _TURN_BACK:
+        image = image.transpose(_TURN_BACK[orientation])
     if mode == "L":
         image = image.convert("L")
+    if mode == "L" and format in _WITHOUT_GREY and (metadata.icc or b"")[16:20] == b"GRAY":
+        raise UnsupportedPhotoError(f"a {format} file cannot be grey, and its colour profile is; restore with --format PNG")
+    if format != "JPEG":
+        metadata = one_packet(metadata)
+    options = _OPTIONS[format] | (save_options(format, metadata) if format != "TIFF" else {})
+    if format == "AVIF" and image.mode == "L":
+        options["subsampling"] = "4:0:0"
+    is_hidden = format == "AVIF" and "exif" in options
+    if is_hidden:
+        # Pillow would take the orientation out and write EXIF anew, which loses maker notes.
+        options["exif"] = exif.PREFIX + exif.renamed(metadata.exif or b"", exif.ORIENTATION, exif.HIDDEN_ORIENTATION)
     buffer = io.BytesIO()
     try:
-        image.save(buffer, format=format, **_OPTIONS[format], **save_options(format, metadata))
+        image.save(buffer, format=format, **options)
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
-        raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}") from error
-    return buffer.getvalue()
+        raise UnsupportedPhotoError(
+            f"the photo and its metadata do not go into a {format} file: {error}; restore with --format PNG"
+        ) from error
+    data = buffer.getvalue()
+    if format == "TIFF":
+        return tiff.with_pixels(data, metadata.exif, xmp=metadata.xmp, iptc=metadata.iptc, icc=metadata.icc)
+    return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1) if is_hidden else data

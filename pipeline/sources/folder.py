@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import SettingError
 from pipeline.records import Photo
+from pipeline.sources.companions import with_companions
 from pipeline.storage import Storage
 
 _LOG_FOLDER = "_delta_log/"
@@ -28,4 +29,4 @@ def list_photos(source: str) -> list[Photo]:
         for f in files
         if not (archives and f.path.startswith(archives)) and not f.path.rpartition("/")[2].startswith(".")
     ]
-    return sorted(photos, key=lambda photo: photo.key)
+    return with_companions(sorted(photos, key=lambda photo: photo.key))

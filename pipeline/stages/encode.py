@@ -81,6 +81,8 @@ class EncodeJob:
     """For a gate that asks for DISTS."""
     keep_original: KeepOriginal = KeepOriginal.KEPT
     """When a photo's own bytes are stored."""
+    strip_gps: bool = False
+    """Leave GPS data out."""
     limits: PixelLimits = DEFAULT_LIMITS
     checksum: bool = False
     """Read photos that look unchanged too: their SHA-256 decides."""
@@ -101,6 +103,8 @@ class EncodeJob:
             raise SettingError(f"no codec is called {self.codec!r}; choose one of {', '.join(codec_names())}")
         if self.keep_original is KeepOriginal.NEVER and self.rungs[-1].codec == "original":
             raise SettingError("--keep-original never forbids what the codec `original` does: leave one of them out")
+        if self.strip_gps and self.keep_original is KeepOriginal.ALWAYS:
+            raise SettingError("--keep-original always stores GPS data, which --strip-gps leaves out: leave one of them out")
 
     @property
     def rungs(self) -> tuple[CodecAt, ...]:
@@ -120,6 +124,7 @@ class EncodeJob:
             lpips_weights=self.lpips_weights,
             dists_weights=self.dists_weights,
             keep_original=self.keep_original,
+            strip_gps=self.strip_gps,
             options=self.options,
             limits=self.limits,
             codecs=self.codecs,

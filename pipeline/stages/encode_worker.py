@@ -24,6 +24,9 @@ from pipeline.codecs.ditic.device import choose_device
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError, PhotoError
+from pipeline.pixels.beside import is_raw
+from pipeline.pixels.metadata import may_hold_gps as holds_gps
+from pipeline.pixels.metadata import without_gps
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import probe, read_pixels
 from pipeline.quality.gate import NO_GATE, Gate
@@ -51,6 +54,8 @@ class EncodeSettings:
     dists_weights: Path | None = None
     """For a gate that asks for DISTS."""
     keep_original: KeepOriginal = KeepOriginal.KEPT
+    strip_gps: bool = False
+    """Leave GPS data out; bytes that may hold some are then not kept."""
     options: CodecOptions = CodecOptions()
     """Of all rungs but for the quality."""
     limits: PixelLimits = DEFAULT_LIMITS
@@ -127,7 +132,8 @@ class EncodeWorker:
             for photo, extra in zip(photos, extras, strict=True)
         ]
         started_s = time.perf_counter()
-        jobs = list(self._threads.map(self._prepare, empty, (extra["data"] for extra in extras)))
+        companions = [photo.companion_of for photo in photos]
+        jobs = list(self._threads.map(self._prepare, empty, (extra["data"] for extra in extras), companions))
         data = {photo.key: extra["data"] for photo, extra in zip(photos, extras, strict=True)}
         prepared_s = time.perf_counter()
         with self._codec_lock:
@@ -150,12 +156,18 @@ class EncodeWorker:
         record_block(rows, work)
         return with_work(encoded_to_table(rows), work)
 
-    def _prepare(self, row: EncodedPhoto, data: bytes | None) -> _Job:
+    def _prepare(self, row: EncodedPhoto, data: bytes | None, companion_of: str | None) -> _Job:
         """Look at the header and decode the pixels; what cannot be encoded gets its outcome here."""
         if data is None:
             return _Job(row)
+        if companion_of is not None:
+            return _Job(self._kept(row, data, f"no photo, but it belongs to {companion_of}", may_hold_gps=True))
+        if data and is_raw(row.key):
+            return _Job(self._kept(row, data, "a camera's raw file", may_hold_gps=True))
         try:
             header = probe(data, limits=self._settings.limits)
+            if self._settings.strip_gps:
+                header = replace(header, metadata=without_gps(header.metadata))
             row = _with_header(row, header)
             if self._rungs[0][1].info.takes_files:
                 return _Job(self._kept(row, data, None))
@@ -177,8 +189,11 @@ class EncodeWorker:
             elif job.row.outcome is Outcome.ENCODED and self._settings.keep_original is KeepOriginal.ALWAYS:
                 job.row = replace(job.row, original=data[job.row.key])
 
-    def _kept(self, row: EncodedPhoto, data: bytes, reason: str | None) -> EncodedPhoto:
+    def _kept(self, row: EncodedPhoto, data: bytes, reason: str | None, *, may_hold_gps: bool | None = None) -> EncodedPhoto:
         """The row of a photo that no codec may stand for."""
+        if self._settings.strip_gps and (holds_gps(data) if may_hold_gps is None else may_hold_gps):
+            why = f": {reason}" if reason else ""
+            return replace(row, reason=f"its bytes may hold GPS data, which --strip-gps does not let be stored{why}")
         if self._settings.keep_original is KeepOriginal.NEVER:
             return replace(row, reason=f"no codec may stand for it, and bytes are not kept (--keep-original never): {reason}")
         return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason)

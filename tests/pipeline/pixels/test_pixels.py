@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
 from pipeline.pixels.bucket import batches
-from pipeline.pixels.metadata import upright
+from pipeline.pixels.exif import upright
 from pipeline.pixels.padding import crop, pad, padded_size
 from pipeline.pixels.probe import PixelLimits, probe
 from pipeline.pixels.reader import read_pixels
