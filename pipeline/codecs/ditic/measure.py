@@ -72,6 +72,7 @@ def random_codec(config: DiTICConfig, *, device: str, runtime: Runtime) -> DiTIC
     torch.manual_seed(0)
     with torch.device(device):
         model = DiTIC(config).eval().requires_grad_(False)
+    model.to(device)  # compressai makes its parameters on the CPU, whatever the context says
     codec: Any = model.codec
     x = torch.rand(1, 3, config.multiple, config.multiple, device=device) * 2 - 1
     codec.entropy_bottleneck.update(force=True)

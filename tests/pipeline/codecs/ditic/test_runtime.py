@@ -153,6 +153,7 @@ def test_a_wrong_setting_is_refused() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler's advice; exact streams forbid it
 def test_half_precision_on_cuda_is_the_same_photo(plain: DiTICCodec, photo: NDArray[np.uint8]) -> None:
     codec = DiTICCodec.load(device="cuda", runtime=Runtime(compile=True))
     (stream,) = codec.encode([photo])
