@@ -101,6 +101,9 @@ class EncodedPhoto:
     outcome: Outcome
     reason: str | None = None
     """Why it was kept or failed, in words for a person."""
+    same_as: str | None = None
+    """Key of the row whose stream and metadata stand for this photo too, because its bytes are the same; there is no image
+    here then. Within a job also the row's own key: the bytes are those that the archive's row was made of."""
     format: str | None = None
     width: int | None = None
     height: int | None = None
@@ -141,6 +144,7 @@ ARCHIVE_SCHEMA = pa.schema(
         pa.field("model", pa.string()),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("same_as", pa.string()),
         pa.field("format", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -172,6 +176,9 @@ ARCHIVE_SCHEMA = pa.schema(
 
 STREAM_COLUMNS = tuple(name for name in ARCHIVE_SCHEMA.names if name != "original")
 """What decoding a photo needs: all but the source files, which lie beside the bitstreams and are much larger."""
+
+BLOB_COLUMNS = ("image", "exif", "icc", "xmp", "iptc", "xmp_extended", "original")
+"""What a row that is the same as another does not hold itself."""
 
 MANIFEST_SCHEMA = pa.schema(
     [

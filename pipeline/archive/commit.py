@@ -1,33 +1,45 @@
 """The archive: a Delta table whose Parquet files we write and whose log delta-rs owns.
 
 A shard counts once the log names it. Commits carry an application transaction: of two writers that raced, delta-rs lets
-one through; the other reads what is new, drops the keys that are there, and tries again. So a key never appears twice, and
-a process that dies leaves at most a file that nothing refers to. Rows that change are written with their neighbours into a
-new shard, and one commit takes the old shard out and the new one in: every version of the log holds each key once.
+one through; the other reads what is new, drops the keys that are there (unless its own rows are of a newer version of the
+source), and tries again. So a key never appears twice, and a process that dies leaves at most a file that nothing refers to.
+Rows that change are written with their neighbours into a new shard, and one commit takes the old shard out and the new one in:
+every version of the log holds each key once.
+
+The log has no checksum of its own. So each commit records a fingerprint of all that the log names after it; a flipped bit that
+loses a shard, or brings one back, is then noticed, and nobody builds on it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
+from pipeline.archive.compare import SOURCE_COLUMNS, SourceVersion, takes_place
+from pipeline.archive.references import ShardKeys, heirs, holds, instead, reference
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import GREATEST_KEY, open_shard, read_shard
+from pipeline.archive.shard_reader import GREATEST_KEY, read_columns, read_shard
 from pipeline.archive.shard_writer import Shard, write_shard
-from pipeline.errors import ArchiveError, ArchiveNotFoundError
-from pipeline.records import EncodedPhoto
-from pipeline.storage import Storage
+from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
+from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto
+from pipeline.storage import Storage, told
 
 APP_ID = "photoark-encode"
 """All writers use one id: that is what makes two commits at once conflict."""
+_FINGERPRINT = "photoark.fingerprint"
 _MAX_TRIES = 20
+_NOTHING_SEEN: Mapping[str, SourceVersion] = MappingProxyType({})
+_NARROW_COLUMNS = tuple(name for name in ARCHIVE_SCHEMA.names if name not in BLOB_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +58,13 @@ class ShardInfo:
 class Archive:
     """An archive at a URL. Reading needs the log only; photos are read by `shard_reader` and `lookup`."""
 
-    def __init__(self, storage: Storage, table: DeltaTable) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._table = table
-        self._keys_in: dict[str, frozenset[str]] = {}
+        self._options = storage.delta_options()
+        self._table = DeltaTable(storage.url, storage_options=self._options)
+        self._sound_version = -1
+        """Of the log as it is in memory, the last whose fingerprint was looked at."""
+        self._keys_in: dict[str, ShardKeys] = {}
 
     @classmethod
     def open(cls, url: str) -> Archive:
@@ -60,11 +75,11 @@ class Archive:
         """
         storage = Storage(url)
         try:
-            return cls(storage, DeltaTable(storage.url, storage_options=storage.delta_options()))
+            return cls(storage)
         except TableNotFoundError as error:
             raise ArchiveNotFoundError(f"there is no archive at {storage.url}; make one with `photoark encode`") from error
         except (DeltaError, OSError) as error:
-            raise ArchiveError(f"the archive at {storage.url} cannot be opened: {error}") from error
+            raise ArchiveError(f"the archive at {storage.url} cannot be opened: {told(error)}") from error
 
     @classmethod
     def open_or_create(cls, url: str) -> Archive:
@@ -83,12 +98,49 @@ class Archive:
                 description="Photos as bitstreams; made by photoark",
             )
         except (DeltaError, OSError) as error:
-            raise ArchiveError(f"no archive can be made at {storage.url}: {error}") from error
+            raise ArchiveError(f"no archive can be made at {storage.url}: {told(error)}") from error
         return cls.open(url)
 
     def refresh(self) -> None:
-        """Take up what others committed since."""
-        self._table.update_incremental()
+        """Take up what others committed since.
+
+        Raises:
+            ArchiveError: the log cannot be read.
+        """
+        options = self.storage.delta_options()
+        try:
+            if options == self._options:
+                self._table.update_incremental()
+            else:  # credentials were renewed
+                self._open_anew()
+            if self.log_fault():
+                self._open_anew()  # it may have been hurt on its way here
+        except (DeltaError, OSError) as error:
+            raise ArchiveError(f"the log of {self.storage.url} cannot be read: {told(error)}") from error
+
+    def _open_anew(self) -> None:
+        self._sound_version = -1
+        self._options = self.storage.delta_options()
+        self._table = DeltaTable(self.storage.url, storage_options=self._options)
+
+    def log_fault(self) -> str | None:
+        """What is wrong with the log, if what it names is not what the last commit left. Other programs' commits tell nothing.
+
+        Raises:
+            StorageError: the log cannot be read.
+        """
+        if self._table.version() == self._sound_version:
+            return None
+        path = f"_delta_log/{self._table.version():020d}.json"
+        try:
+            actions = [json.loads(line) for line in self.storage.read(path).decode().splitlines()]
+            promised = [action["commitInfo"].get(_FINGERPRINT) for action in actions if "commitInfo" in action]
+        except (ValueError, TypeError, AttributeError) as error:
+            return f"the log is damaged: {path}: {told(error)}"
+        if promised in ([], [None], [self._fingerprint(self.shards())]):
+            self._sound_version = self._table.version()
+            return None
+        return "the log is damaged: what it names is not what its last commit left"
 
     def shards(self) -> list[ShardInfo]:
         """Every shard that the log names."""
@@ -101,31 +153,70 @@ class Archive:
         Raises:
             ArchiveDamagedError: a shard is missing or damaged.
         """
-        paths = {shard.path for shard in self.shards()}
-        for path in self._keys_in.keys() - paths:
-            del self._keys_in[path]
-        return frozenset().union(*map(self._keys_of, paths.difference(ignore)))
+        shards = [shard for shard in self.shards() if shard.path not in ignore]
+        return frozenset().union(*(self._keys_of(shard).keys for shard in shards))
 
-    def commit(self, rows: Sequence[EncodedPhoto]) -> int:
-        """Write `rows` as one shard and name it in the log; rows whose key is there already are left out.
-
-        Returns:
-            How many rows were added.
+    def sources(self) -> Iterator[EncodedPhoto]:
+        """What every row tells of its source (`SOURCE_COLUMNS`), one shard in memory at a time.
 
         Raises:
+            ArchiveDamagedError: a shard is missing or damaged.
+        """
+        for shard in self.shards():
+            rows = read_columns(self.storage, shard.path, SOURCE_COLUMNS)
+            self._take_keys(shard, ((row.key, row.same_as) for row in rows))
+            yield from rows
+
+    def commit(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> int:
+        """Add `rows` in one commit; which one stays where a key is there already, `takes_place` says.
+
+        Args:
+            rows: one that is the same as itself only hands on what it tells of its source.
+            seen: versions of rows in the archive, as the caller found them when it began to work on what replaces them.
+
+        Returns:
+            How many rows went in.
+
+        Raises:
+            ArchiveDamagedError: the log is, or a shard that has to be read.
             ArchiveError: other writers won every try.
-            StorageError: the shard cannot be written.
+            StorageError: a shard or the log cannot be written.
         """
         for _ in range(_MAX_TRIES):
             self.refresh()
-            known = self.keys()
-            fresh = list({row.key: row for row in rows if row.key not in known}.values())
-            if not fresh:
-                return 0
-            shard = write_shard(self.storage, fresh)
-            if self.swap([], [shard]):
-                self._keys_in[shard.path] = frozenset(row.key for row in fresh)
-                return len(fresh)
+            wanted = self._wanted(rows, seen)
+            if not wanted or self._replace(wanted):
+                return len(wanted)
+        raise self._outrun()
+
+    def refer(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> list[EncodedPhoto]:
+        """Let each of `rows` share the stream of the row that it is the same as, in one commit.
+
+        Args:
+            rows: with key, source and `same_as`; all else is filled in.
+            seen: as for `commit`.
+
+        Returns:
+            Those for which there is no row with such a stream, or not yet.
+
+        Raises:
+            As `commit`.
+        """
+        for _ in range(_MAX_TRIES):
+            self.refresh()
+            holders = self._rows_of({row.same_as for row in rows if row.same_as is not None}, _NARROW_COLUMNS)
+            changing = {row.key for row in rows}
+            ready: list[EncodedPhoto] = []
+            waiting: list[EncodedPhoto] = []
+            for row in rows:
+                holder = None if row.same_as is None or row.same_as in changing else holders.get(row.same_as)
+                if holder is not None and holds(holder, row.source_sha256):
+                    ready.append(reference(row, holder))
+                else:
+                    waiting.append(row)
+            wanted = self._wanted(ready, seen)
+            if not wanted or self._replace(wanted):
+                return waiting
         raise self._outrun()
 
     def put(self, rows: Sequence[EncodedPhoto], *, drop: Collection[str] = (), ignore: Collection[str] = ()) -> None:
@@ -137,42 +228,41 @@ class Archive:
             ignore: shards that are not looked into, because they are damaged.
 
         Raises:
-            ArchiveDamagedError: a shard that has to be read is missing or damaged.
+            ArchiveDamagedError: a shard that has to be read is missing or damaged, or the log is.
             ArchiveError: other writers won every try.
-            StorageError: a shard cannot be written.
+            StorageError: a shard or the log cannot be written.
         """
         for _ in range(_MAX_TRIES):
             self.refresh()
-            live = sorted(shard.path for shard in self.shards())
-            left = {row.key: row for row in rows}
-            replaced = frozenset(left)
-            looked_into = [path for path in live if path not in drop and path not in ignore]
-            hit = [path for path in looked_into if replaced & self._keys_of(path)]
-            written = []
-            for path in hit:
-                # One shard after the other, so that no more than one is in memory.
-                part = [left.pop(row.key, None) if row.key in replaced else row for row in read_shard(self.storage, path)]
-                if kept := [row for row in part if row is not None]:
-                    written.append(write_shard(self.storage, kept))
-            if left:
-                written.append(write_shard(self.storage, list(left.values())))
-            if self.swap([*hit, *(path for path in live if path in drop)], written):
+            if self._replace({row.key: row for row in rows}, drop=drop, ignore=ignore):
                 return
         raise self._outrun()
 
-    def swap(self, removed: Iterable[str], added: Sequence[Shard], *, data_change: bool = True) -> bool:
+    def swap(
+        self, removed: Iterable[str], added: Sequence[Shard], *, data_change: bool = True, accept_log: bool = False
+    ) -> bool:
         """Commit once: shards leave the log and written ones enter it, together. Their files stay until `vacuum`.
 
         Args:
             data_change: False says to readers of changes that the rows are the same as before.
+            accept_log: build on the log as it is, even though it is not what the last commit left.
 
         Returns:
             False if another writer committed since `refresh`; nothing happened then.
+
+        Raises:
+            ArchiveDamagedError: the log is.
+            StorageError: the log cannot be written.
         """
+        if not accept_log and (fault := self.log_fault()):
+            cure = "photoark verify ARCHIVE says whom it hurts, --against SRC --repair mends it"
+            raise ArchiveDamagedError(f"{self.storage.url}: {fault}; {cure}")
         now_ms = int(time.time() * 1000)
         adding = {shard.path for shard in added}
         # The same rows make the same file: such a shard stays, and the log takes up its statistics anew.
-        leaving = [shard for shard in self.shards() if shard.path in set(removed) - adding]
+        before, out = self.shards(), set(removed) - adding
+        leaving = [shard for shard in before if shard.path in out]
+        after = [shard for shard in before if shard.path not in out | adding] + [_info_of(shard) for shard in added]
         actions: list[AddAction | RemoveAction] = [
             *(RemoveAction(shard.path, data_change, now_ms, size=shard.size_bytes, partition_values={}) for shard in leaving),
             *(
@@ -187,12 +277,21 @@ class Archive:
                 for shard in added
             ),
         ]
-        version = (self._table.transaction_version(APP_ID) or 0) + 1
-        properties = CommitProperties(app_transactions=[Transaction(APP_ID, version)], max_commit_retries=0)
+        log_version = self._table.version()
         try:
+            properties = CommitProperties(
+                custom_metadata={_FINGERPRINT: self._fingerprint(after)},
+                app_transactions=[Transaction(APP_ID, (self._table.transaction_version(APP_ID) or 0) + 1)],
+                max_commit_retries=0,
+            )
             self._table.create_write_transaction(actions, "append", self._table.schema(), commit_properties=properties)
-        except CommitFailedError:
-            return False
+        except (DeltaError, OSError) as error:
+            self.refresh()
+            if self._table.version() == log_version:
+                raise StorageError(f"the log of {self.storage.url} cannot be written: {told(error)}") from error
+            # Another writer's commit, or ours, whose answer was lost on the way.
+            now = {shard.path for shard in self.shards()}
+            return adding <= now and not out & now
         self.refresh()
         return True
 
@@ -200,14 +299,86 @@ class Archive:
         """Files that neither the log nor, within the last `retention_hours`, an older version of it names."""
         return self._table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
 
-    def _keys_of(self, path: str) -> frozenset[str]:
-        if path not in self._keys_in:
-            with open_shard(self.storage, path) as file:
-                self._keys_in[path] = frozenset(file.read(columns=["key"])["key"].to_pylist())
-        return self._keys_in[path]
+    def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> dict[str, EncodedPhoto]:
+        """Those of `rows` that are to go in, by key."""
+        new = {row.key: row for row in rows}
+        there = self._rows_of(new.keys(), SOURCE_COLUMNS)
+        return {
+            key: row
+            for key, row in new.items()
+            if (takes_place(row, there[key], seen.get(key)) if key in there else row.same_as != key)
+        }
+
+    def _rows_of(self, keys: Collection[str], columns: Sequence[str]) -> dict[str, EncodedPhoto]:
+        found: dict[str, EncodedPhoto] = {}
+        for shard in self.shards():
+            if hit := self._keys_of(shard).keys.intersection(keys):
+                found |= {row.key: row for row in read_columns(self.storage, shard.path, columns, hit)}
+        return found
+
+    def _replace(self, rows: Mapping[str, EncodedPhoto], *, drop: Collection[str] = (), ignore: Collection[str] = ()) -> bool:
+        """Try once what `put` says; False if another writer was faster."""
+        live = sorted(self.shards(), key=lambda shard: shard.path)
+        for path in self._keys_in.keys() - {shard.path for shard in live}:
+            del self._keys_in[path]
+        looked_into = {
+            shard.path: self._keys_of(shard) for shard in live if shard.path not in drop and shard.path not in ignore
+        }
+        left = {**rows, **heirs(self.storage, rows, looked_into)}
+        replaced = frozenset(left)
+        hit = [path for path, part in looked_into.items() if not replaced.isdisjoint(part.keys)]
+        written: list[tuple[Shard, ShardKeys]] = []
+
+        def write(part: list[EncodedPhoto]) -> None:
+            written.append((write_shard(self.storage, part), ShardKeys.of((row.key, row.same_as) for row in part)))
+
+        for path in hit:
+            # One shard after the other, so that no more than one is in memory.
+            kept = []
+            for row in read_shard(self.storage, path):
+                if row.key not in replaced:
+                    kept.append(row)
+                elif row.key in left:
+                    kept.append(instead(row, left.pop(row.key)))
+            if kept:
+                write(kept)
+        if left:
+            write(list(left.values()))
+        if not self.swap([*hit, *(shard.path for shard in live if shard.path in drop)], [shard for shard, _ in written]):
+            return False
+        self._keys_in |= {shard.path: keys for shard, keys in written}
+        return True
+
+    def _keys_of(self, shard: ShardInfo) -> ShardKeys:
+        if shard.path not in self._keys_in:
+            rows = read_columns(self.storage, shard.path, ("key", "outcome", "same_as"))
+            self._take_keys(shard, ((row.key, row.same_as) for row in rows))
+        return self._keys_in[shard.path]
+
+    def _take_keys(self, shard: ShardInfo, rows: Iterable[tuple[str, str | None]]) -> None:
+        found = ShardKeys.of(rows)
+        in_log = (shard.num_rows, shard.least_key, shard.greatest_key)
+        if shard.num_rows >= 0 and in_log != (len(found.keys), min(found.keys, default=""), max(found.keys, default="")):
+            raise ArchiveDamagedError(f"shard {shard.path} does not hold the keys that the log says; run photoark verify")
+        self._keys_in[shard.path] = found
+
+    def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
+        named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)
+        return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
 
     def _outrun(self) -> ArchiveError:
         return ArchiveError(f"{self.storage.url}: other writers won {_MAX_TRIES} commits in a row; run the command again")
+
+
+def _info_of(shard: Shard) -> ShardInfo:
+    statistics = json.loads(shard.statistics)
+    return ShardInfo(
+        path=shard.path,
+        size_bytes=shard.size_bytes,
+        num_rows=shard.num_rows,
+        least_key=statistics["minValues"]["key"],
+        greatest_key=statistics["maxValues"]["key"],
+    )
 
 
 def _shard_info(action: dict[str, Any]) -> ShardInfo:

@@ -1,11 +1,75 @@
-"""An archive against its source: what it lacks, what changed since, what the source no longer has."""
+"""An archive against its source: what it lacks, what changed since, what the source no longer has; and of two versions of
+a photo, which one stays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
-from pipeline.records import EncodedPhoto, Photo
+from pipeline.records import EncodedPhoto, Outcome, Photo
+
+SOURCE_COLUMNS = ("key", "outcome", "same_as", "source_uri", "source_bytes", "source_sha256", "source_etag", "modified_at")
+"""What this needs to know of a row."""
+
+
+class SourceVersion(NamedTuple):
+    """Of which version of its source a row tells."""
+
+    size_bytes: int
+    sha256: str | None
+    etag: str | None
+    modified_at: datetime | None
+
+
+def version_of(row: EncodedPhoto) -> SourceVersion:
+    """The version that `row` was made of."""
+    return SourceVersion(row.source_bytes, row.source_sha256, row.source_etag, row.modified_at)
+
+
+def difference(row: EncodedPhoto, photo: Photo) -> str | None:
+    """What tells, without reading it, that `photo` is not the version that `row` was made of; None if nothing does.
+
+    Tags decide where both have one from the same kind of store; else size and time of change.
+    """
+    if row.source_bytes != photo.size_bytes:
+        return f"{row.source_bytes} bytes then, {photo.size_bytes} now"
+    if row.source_etag and photo.etag and _scheme(row.source_uri) == _scheme(photo.uri):
+        return None if row.source_etag == photo.etag else f"tag {row.source_etag} then, {photo.etag} now"
+    then, now = row.modified_at, photo.modified_at
+    if then is not None and now is not None and not is_same_time(then, now, exact=not _scheme(photo.uri)):
+        return f"changed {then:%Y-%m-%d %H:%M:%S} then, {now:%Y-%m-%d %H:%M:%S} now (UTC)"
+    return None
+
+
+def is_same_time(one: datetime, other: datetime, *, exact: bool) -> bool:
+    """Whether two times of change may be one.
+
+    Args:
+        exact: False for stores that may tell whole seconds with a file, and more in a listing.
+    """
+    if exact or (one.microsecond and other.microsecond):
+        return one == other
+    return one.replace(microsecond=0) == other.replace(microsecond=0)
+
+
+def takes_place(new: EncodedPhoto, there: EncodedPhoto, seen: SourceVersion | None) -> bool:
+    """Whether `new` takes the place of the row of its key that is `there`.
+
+    It does where that is still the row that had been `seen` when the work on `new` began. Where another writer was
+    faster, the version that changed last stays; of equal ones, and where no time tells, the one that is there.
+    A failure never takes the place of a photo.
+    """
+    if new.outcome is Outcome.FAILED and there.outcome is not Outcome.FAILED:
+        return False
+    if version_of(there) == seen:
+        return True
+    if new.same_as == new.key:  # it hands on attributes of a version that is there no more
+        return False
+    if new.source_sha256 is not None and new.source_sha256 == there.source_sha256:
+        return there.outcome is Outcome.FAILED and new.outcome is not Outcome.FAILED
+    return new.modified_at is not None and there.modified_at is not None and new.modified_at > there.modified_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +104,7 @@ class Comparer:
         """Take the source's photos.
 
         Args:
-            digest: SHA-256 (hex digits) of a photo's file, which then decides; without it, size and time of change do.
+            digest: SHA-256 (hex digits) of a photo's file, which then decides; without it, `difference` does.
         """
         self._left = {photo.key: photo for photo in photos}
         self._digest = digest
@@ -72,10 +136,10 @@ class Comparer:
         )
 
     def _difference(self, row: EncodedPhoto, photo: Photo) -> str | None:
-        if row.source_bytes != photo.size_bytes:
-            return f"{row.source_bytes} bytes then, {photo.size_bytes} now"
-        if self._digest is not None and row.source_sha256 is not None:
-            return None if self._digest(photo) == row.source_sha256 else "other bytes (SHA-256)"
-        if row.modified_at is not None and photo.modified_at is not None and row.modified_at != photo.modified_at:
-            return f"changed {row.modified_at:%Y-%m-%d %H:%M:%S} then, {photo.modified_at:%Y-%m-%d %H:%M:%S} now (UTC)"
-        return None
+        if self._digest is None or row.source_sha256 is None or row.source_bytes != photo.size_bytes:
+            return difference(row, photo)
+        return None if self._digest(photo) == row.source_sha256 else "other bytes (SHA-256)"
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition("://")[0] if "://" in uri else ""

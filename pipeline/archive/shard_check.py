@@ -35,6 +35,8 @@ class DamageKind(StrEnum):
     """A row contradicts itself, or its bitstream cannot be read."""
     DUPLICATE = "duplicate"
     """A key is there more than once."""
+    LOG = "log"
+    """The log names other shards than its last commit left, or cannot be read."""
     STATISTICS = "statistics"
     """What was derived from the rows, to find them by, is not what they give."""
 

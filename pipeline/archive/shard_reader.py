@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ArchiveDamagedError, StorageError
@@ -38,18 +39,21 @@ class Fragment:
 
 
 def list_fragments(archive: Archive, include: str | None = None) -> list[Fragment]:
-    """Row groups that may hold a key matching the pattern `include` (all of them without one), in order of their keys.
+    """Row groups that hold a key matching the pattern `include` (all of them without one), in order of their keys.
 
     Raises:
         ArchiveDamagedError: a shard is missing or its footer is damaged.
     """
     fragments = []
     for shard in sorted(archive.shards(), key=lambda s: s.least_key):
+        if include is not None and not _may_match((shard.least_key, shard.greatest_key), include):
+            continue
         with open_shard(archive.storage, shard.path) as file:
             for i in range(file.num_row_groups):
-                group = file.metadata.row_group(i)
-                if include is None or _may_match(key_range(group), include):
-                    fragments.append(Fragment(path=shard.path, row_group=i, num_rows=group.num_rows))
+                # Not the statistics: no checksum covers them, and pyarrow aborts the process over some that are damaged.
+                if include is None or _holds(file.read_row_group(i, columns=["key"]), include):
+                    num_rows = file.metadata.row_group(i).num_rows
+                    fragments.append(Fragment(path=shard.path, row_group=i, num_rows=num_rows))
     return fragments
 
 
@@ -88,6 +92,21 @@ def read_shard(storage: Storage, path: str) -> list[EncodedPhoto]:
         return encoded_from_table(file.read())
 
 
+def read_columns(
+    storage: Storage, path: str, columns: Sequence[str], keys: Collection[str] | None = None
+) -> list[EncodedPhoto]:
+    """Rows of a shard (those of `keys`, where given) with `columns`; key and outcome must be among them.
+
+    Raises:
+        ArchiveDamagedError: it is missing or damaged.
+    """
+    with open_shard(storage, path) as file:
+        table = file.read(columns=list(columns))
+    if keys is not None:
+        table = table.filter(pc.is_in(table["key"], pa.array(keys, pa.string())))
+    return encoded_from_table(table)
+
+
 def is_as_written(path: str, data: bytes) -> bool:
     """Whether `data` has the checksum that the name of the shard holds; true where the name holds none."""
     match = SHARD_NAME.fullmatch(path)
@@ -112,14 +131,6 @@ def check_num_rows(file: pq.ParquetFile) -> None:
     num_rows = sum(max(0, file.metadata.row_group(i).num_rows) for i in range(file.num_row_groups))
     if num_rows > _MAX_ROWS:
         raise ArchiveDamagedError(f"a shard claims {num_rows} rows, more than the {_MAX_ROWS} that one can have")
-
-
-def key_range(group: pq.RowGroupMetaData) -> tuple[str, str]:
-    """Least and greatest key of a row group; the widest range where it has no statistics, as of keys of kilobytes."""
-    column = group.column(0)
-    if not column.is_stats_set or not column.statistics.has_min_max:
-        return "", GREATEST_KEY
-    return column.statistics.min, column.statistics.max
 
 
 @contextmanager
@@ -150,3 +161,7 @@ def _may_match(keys: tuple[str, str], pattern: str) -> bool:
     # What stands before the first wildcard bounds the keys that can match.
     prefix = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
     return keys[0][: len(prefix)] <= prefix <= keys[1][: len(prefix)]
+
+
+def _holds(table: pa.Table, pattern: str) -> bool:
+    return any(fnmatchcase(key, pattern) for key in table["key"].to_pylist())

@@ -43,7 +43,7 @@ def summarise(archive: Archive) -> Totals:
     codecs: Counter[str] = Counter()
     source_bytes = stream_bytes = pixels = 0
     # bpp is bits of the stream over pixels: with it, no bitstream need be read to know its size.
-    columns = ["outcome", "codec", "source_bytes", "width", "height", "bpp"]
+    columns = ["outcome", "codec", "source_bytes", "width", "height", "bpp", "same_as"]
     for fragment in list_fragments(archive):
         table = read_fragment(archive.storage, fragment, columns)
         outcomes.update(table["outcome"].to_pylist())
@@ -52,6 +52,8 @@ def summarise(archive: Archive) -> Totals:
         for row in table.to_pylist():
             area = (row["width"] or 0) * (row["height"] or 0)
             pixels += area
+            if row.get("same_as"):
+                continue
             if row["outcome"] == "kept":
                 stream_bytes += row["source_bytes"]
             elif row["bpp"] is not None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.references import holds
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
-from pipeline.errors import PhotoarkError
-from pipeline.records import EncodedPhoto, Outcome
+from pipeline.archive.shard_reader import SHARD_NAME, read_shard
+from pipeline.errors import ArchiveDamagedError, ArchiveError, PhotoarkError
+from pipeline.records import BLOB_COLUMNS, EncodedPhoto, Outcome
+from pipeline.storage import Storage
 
 _LOG_FOLDER = "_delta_log/"
+_ACTIONS = frozenset(("add", "commitInfo", "domainMetadata", "metaData", "protocol", "remove", "txn"))
 RowCheck = Callable[[EncodedPhoto], object]
 """Looks at one row; raises a `PhotoarkError` that says what is wrong with it."""
 
@@ -66,6 +72,8 @@ def verify(
     shards = sorted(archive.shards(), key=lambda shard: (shard.least_key, shard.path))
     damages: list[Damage] = []
     shard_of: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    references: list[tuple[str, str, str, str]] = []
     num_rows = num_decoded = 0
     for shard in shards:
         found = check_shard(archive.storage, shard)
@@ -80,18 +88,32 @@ def verify(
                 on_row(row)
             shard_of.setdefault(row.key, shard.path)
             faults = [*_faults(row)]
-            if row.outcome is Outcome.ENCODED and check is not None and not faults:
+            has_stream = row.outcome is Outcome.ENCODED and row.same_as is None
+            if has_stream and check is not None and not faults:
                 faults += _faults_by(check, row)
-            if row.outcome is Outcome.ENCODED and decode is not None and not faults and random.random() < share:
+            if has_stream and decode is not None and not faults and random.random() < share:
                 num_decoded += 1
                 faults += _faults_by(decode, row)
+            if row.same_as is not None:
+                references.append((shard.path, row.key, row.same_as, row.source_sha256 or ""))
+            elif row.source_sha256 and holds(row, row.source_sha256) and not faults:
+                digests[row.key] = row.source_sha256
             damages += [Damage(kind=DamageKind.ROW, shard=shard.path, keys=(row.key,), what=fault) for fault in faults]
+    damages += [
+        Damage(kind=DamageKind.ROW, shard=path, keys=(key,), what=f"its stream is not with {holder!r}, where it should be")
+        for path, key, holder, sha256 in references
+        if digests.get(holder) != sha256
+    ]
     named = {shard.path for shard in shards}
     orphans = [
         Orphan(path=file.path, size_bytes=file.size_bytes)
         for file in files
         if file.path not in named and not file.path.startswith(_LOG_FOLDER)
     ]
+    if fault := archive.log_fault():
+        # What a lost line of the log hurts are the photos of shards that lie there and that it no longer names.
+        hidden = _keys_in(archive.storage, [orphan.path for orphan in orphans]) - shard_of.keys()
+        damages.append(Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(hidden)), what=fault))
     return VerifyReport(
         num_shards=len(shards),
         num_rows=num_rows,
@@ -101,7 +123,55 @@ def verify(
     )
 
 
+def verify_unopened(storage: Storage, error: ArchiveError) -> VerifyReport:
+    """What to say of an archive whose log cannot be opened: no photo of it can be found, and which file is to blame.
+
+    Raises:
+        StorageError: the store does not hand out its files.
+        ArchiveError: `error` itself, if there is no log, or it can be opened by now.
+    """
+    paths = sorted(file.path for file in storage.list())
+    logs = [path for path in paths if path.startswith(_LOG_FOLDER)]
+    to_blame = [path for path in logs if path.endswith(".json") and not _is_log(storage.read(path))]
+    if not logs or _opens(storage):
+        raise error
+    what = f"{error.message}; bring {', '.join(to_blame) or 'the files of the log'} back from a copy"
+    keys = _keys_in(storage, paths)
+    damage = Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(keys)), what=what)
+    return VerifyReport(num_shards=0, num_rows=0, num_decoded=0, damages=(damage,))
+
+
+def _opens(storage: Storage) -> bool:
+    try:
+        Archive.open(storage.url)
+    except ArchiveError:
+        return False
+    return True
+
+
+def _is_log(data: bytes) -> bool:
+    try:
+        actions = [json.loads(line) for line in data.decode().splitlines() if line]
+    except ValueError:
+        return False
+    return bool(actions) and all(isinstance(action, dict) and _ACTIONS.issuperset(action) for action in actions)
+
+
+def _keys_in(storage: Storage, paths: list[str]) -> set[str]:
+    """Keys of all shards among `paths` that are sound."""
+    keys: set[str] = set()
+    for path in paths:
+        if SHARD_NAME.fullmatch(path):
+            with contextlib.suppress(ArchiveDamagedError):
+                keys.update(row.key for row in read_shard(storage, path))
+    return keys
+
+
 def _faults(row: EncodedPhoto) -> Iterator[str]:
+    if row.same_as is not None:
+        if row.outcome is Outcome.FAILED or any(getattr(row, name) is not None for name in BLOB_COLUMNS):
+            yield f"it is the same as {row.same_as}, and yet a failure, or with a stream or metadata of its own"
+        return
     if (row.image is None) != (row.outcome is Outcome.FAILED):
         yield f"outcome {row.outcome} does not agree with {'no' if row.image is None else 'an'} image"
     kept = row.image if row.outcome is Outcome.KEPT and row.source_sha256 else None

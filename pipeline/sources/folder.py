@@ -22,11 +22,14 @@ def list_photos(source: str) -> list[Photo]:
     storage = Storage(source)
     if not storage.exists():
         raise SettingError(f"{storage.url} does not exist: name a folder of photos, or a bucket and prefix")
-    files = list(storage.list())
-    archives = tuple(f.path.split(_LOG_FOLDER)[0] for f in files if _LOG_FOLDER in f.path)
-    photos = [
-        Photo(key=f.path, uri=f.uri, size_bytes=f.size_bytes, modified_at=f.modified_at)
-        for f in files
-        if not (archives and f.path.startswith(archives)) and not f.path.rpartition("/")[2].startswith(".")
-    ]
-    return with_companions(sorted(photos, key=lambda photo: photo.key))
+    photos: list[Photo] = []
+    archives: set[str] = set()
+    for f in storage.list():
+        if _LOG_FOLDER in f.path:
+            archives.add(f.path.split(_LOG_FOLDER)[0])
+        elif not f.path.rpartition("/")[2].startswith("."):
+            photos.append(Photo(key=f.path, uri=f.uri, size_bytes=f.size_bytes, modified_at=f.modified_at, etag=f.etag))
+    if archives:
+        photos = [photo for photo in photos if not photo.key.startswith(tuple(archives))]
+    photos.sort(key=lambda photo: photo.key)
+    return with_companions(photos)

@@ -14,11 +14,12 @@ import pyarrow as pa
 import ray.data
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.lookup import resolve
 from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import ArchiveDamagedError
 from pipeline.progress import Clock, OnProgress, Progress
-from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_to_table
+from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 from pipeline.stages.job import JobSummary, actor_options, prepare
 from pipeline.storage import Storage
@@ -111,9 +112,22 @@ def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, ori
             table = _damaged(storage, fragment, error)
         if include is not None:
             table = table.filter(pa.array([fnmatchcase(key, include) for key in table["key"].to_pylist()]))
-        tables.append(table)
+        tables.append(_with_streams(table, archive_url, original=original))
     # A row group of an earlier version lacks columns.
     return pa.concat_tables(tables, promote_options="default")
+
+
+def _with_streams(table: pa.Table, archive_url: str, *, original: bool) -> pa.Table:
+    """`table`, where rows that are the same as another have its stream, or say why not."""
+    if "same_as" not in table.column_names or table["same_as"].null_count == table.num_rows:
+        return table
+    archive, rows = Archive.open(archive_url), []
+    for row in encoded_from_table(table):
+        try:
+            rows.append(resolve(archive, row, with_original=original))
+        except ArchiveDamagedError as error:
+            rows.append(replace(row, outcome=Outcome.FAILED, reason=error.message))
+    return encoded_to_table(rows)
 
 
 def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -> pa.Table:

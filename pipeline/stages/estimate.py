@@ -9,6 +9,7 @@ from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
+from pipeline.stages.changes import find_work
 from pipeline.stages.encode import EncodeJob
 from pipeline.stages.encode_worker import EncodeWorker
 from pipeline.stages.reading import read_block
@@ -24,7 +25,8 @@ class Estimate:
     num_photos: int
     """In the source."""
     num_todo: int
-    """Of these, not in the archive."""
+    """Of these, not in the archive, or changed since."""
+    num_changed: int
     bytes_todo: int
     num_sampled: int
     num_sample_failures: int
@@ -45,10 +47,11 @@ def estimate(job: EncodeJob) -> Estimate:
     job.check()
     photos = list_photos(job.source)
     try:
-        done = Archive.open(job.archive).keys()
+        archive = Archive.open(job.archive)
     except ArchiveNotFoundError:
-        done = frozenset()
-    todo = [photo for photo in photos if photo.key not in done]
+        archive = None
+    work = find_work(photos, archive)
+    todo = work.todo
     bytes_todo = sum(photo.size_bytes for photo in todo)
     num_failures = sampled_bytes = stream_bytes = 0
     elapsed_s = 0.0
@@ -68,6 +71,7 @@ def estimate(job: EncodeJob) -> Estimate:
     return Estimate(
         num_photos=len(photos),
         num_todo=len(todo),
+        num_changed=len(work.seen),
         bytes_todo=bytes_todo,
         num_sampled=len(sample),
         num_sample_failures=num_failures,

@@ -1,0 +1,112 @@
+"""Rows that share the stream of another row, because the bytes of their photos are the same.
+
+    a.jpg   image, metadata   SHA-256 S    the holder: it has a stream of its own
+    b.jpg   same_as a.jpg     SHA-256 S    its image and metadata are those of a.jpg
+    c.jpg   same_as a.jpg     SHA-256 S
+
+A row that is the same as another holds nothing that others refer to: one step leads to the stream. When a.jpg gets another
+stream or none, b.jpg inherits the old one in the same commit, and c.jpg refers to b.jpg from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.archive.shard_reader import read_shard
+from pipeline.errors import ArchiveDamagedError
+from pipeline.records import BLOB_COLUMNS, EncodedPhoto, Outcome
+from pipeline.storage import Storage
+
+_OF_SOURCE = ("source_uri", "source_bytes", "source_sha256", "source_etag", "modified_at")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """Whose rows a shard holds."""
+
+    keys: frozenset[str]
+    references: Mapping[str, str]
+    """Key -> key of the holder, for rows that are the same as another."""
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, str | None]]) -> ShardKeys:
+        """From (key, same_as) of each row."""
+        pairs = list(rows)
+        return cls(frozenset(key for key, _ in pairs), {key: holder for key, holder in pairs if holder is not None})
+
+
+def holds(row: EncodedPhoto | None, sha256: str | None) -> bool:
+    """Whether `row` has a stream of its own, made of the bytes with this digest."""
+    return (
+        row is not None
+        and row.same_as is None
+        and row.outcome is not Outcome.FAILED
+        and sha256 is not None
+        and row.source_sha256 == sha256
+    )
+
+
+def resolved(row: EncodedPhoto, holder: EncodedPhoto | None) -> EncodedPhoto:
+    """`row` with the stream and the metadata of its holder.
+
+    Raises:
+        ArchiveDamagedError: the holder is not there, or no longer has the stream.
+    """
+    if holder is None or not holds(holder, row.source_sha256):
+        cure = "run it again, then photoark verify"
+        raise ArchiveDamagedError(f"its stream is not with {row.same_as!r}, where it should be; {cure}", key=row.key)
+    return replace(row, **{name: getattr(holder, name) for name in BLOB_COLUMNS})
+
+
+def reference(row: EncodedPhoto, holder: EncodedPhoto) -> EncodedPhoto:
+    """The row of a photo that is the same as that of `holder`: of its own are the key, the source and when it was written."""
+    nothing: dict[str, Any] = dict.fromkeys(BLOB_COLUMNS)
+    return replace(
+        _with_source_of(holder, row),
+        **nothing,
+        key=row.key,
+        same_as=holder.key,
+        encoded_at=row.encoded_at,
+        encoder=row.encoder,
+    )
+
+
+def instead(old: EncodedPhoto, new: EncodedPhoto) -> EncodedPhoto:
+    """What takes the place of `old`: `new`, or, where that says that the bytes are those of `old`, `old` with its source."""
+    return _with_source_of(old, new) if new.same_as == old.key else new
+
+
+def heirs(storage: Storage, rows: Mapping[str, EncodedPhoto], shards: Mapping[str, ShardKeys]) -> dict[str, EncodedPhoto]:
+    """Rows that have to change because `rows` take away the streams that they refer to.
+
+    Args:
+        rows: key -> what takes the place of its row.
+        shards: path -> whose rows it holds. What lies in none of them cannot be inherited.
+
+    Raises:
+        ArchiveDamagedError: a shard that has to be read is missing or damaged.
+    """
+    dependents: dict[str, dict[str, str]] = {}
+    for path, shard in shards.items():
+        for key, holder in shard.references.items():
+            if holder in rows and rows[holder].same_as != holder and key not in rows:
+                dependents.setdefault(holder, {})[key] = path
+    changed: dict[str, EncodedPhoto] = {}
+    for holder, paths in dependents.items():
+        at = next((path for path, shard in shards.items() if holder in shard.keys), None)
+        if at is None:
+            continue
+        (old,) = (row for row in read_shard(storage, at) if row.key == holder)
+        if holds(rows[holder], old.source_sha256):
+            continue
+        left = [row for path in sorted(set(paths.values())) for row in read_shard(storage, path) if row.key in paths]
+        left = sorted((row for row in left if holds(old, row.source_sha256)), key=lambda row: row.key)
+        for i, row in enumerate(left):
+            changed[row.key] = replace(resolved(row, old), same_as=None) if i == 0 else replace(row, same_as=left[0].key)
+    return changed
+
+
+def _with_source_of(row: EncodedPhoto, other: EncodedPhoto) -> EncodedPhoto:
+    return replace(row, **{name: getattr(other, name) for name in _OF_SOURCE})

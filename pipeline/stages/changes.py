@@ -1,0 +1,71 @@
+"""What an encode job has to do: the photos of its source that its archive lacks, and those that changed.
+
+Rows of the archive pass by once, a shard at a time; of each photo that needs no work nothing is kept.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.compare import SourceVersion, difference, version_of
+from pipeline.archive.references import holds
+from pipeline.records import Outcome, Photo
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What there is to do."""
+
+    todo: list[Photo]
+    """In the order of the source."""
+    seen: dict[str, SourceVersion] = field(default_factory=dict)
+    """Key -> the version that the archive's row tells of, of all of `todo` that have a row."""
+    encode_anyway: set[str] = field(default_factory=set)
+    """Keys of `seen` that are encoded even if their bytes turn out to be those of the row, because it is a failure."""
+    holders: dict[str, str] = field(default_factory=dict)
+    """SHA-256 -> key of a row whose stream a photo of `todo` may share."""
+    num_unchanged: int = 0
+    num_gone: int = 0
+    """Rows whose photos the source no longer has; they stay."""
+
+    def known_sha256(self, key: str) -> str | None:
+        """SHA-256 of a photo that, if it still has the same bytes, need not be encoded again."""
+        version = None if key in self.encode_anyway else self.seen.get(key)
+        return version and version.sha256
+
+
+def find_work(photos: list[Photo], archive: Archive | None, *, checksum: bool = False, share: bool = False) -> Work:
+    """Hold every row of `archive` (None: there is none yet) against its photo.
+
+    Args:
+        checksum: photos that look unchanged are to be read, and their SHA-256 decides.
+        share: look for holders too.
+
+    Raises:
+        ArchiveDamagedError: a shard is missing or damaged.
+    """
+    work = Work(todo=[])
+    left = {photo.key: photo for photo in photos}
+    sizes = array("q")
+    for row in archive.sources() if archive else ():
+        photo = left.pop(row.key, None)
+        is_changed = photo is not None and difference(row, photo) is not None
+        if photo is None:
+            work.num_gone += 1
+        elif is_changed or (checksum and row.source_sha256 is not None):
+            work.seen[photo.key] = version_of(row)
+            if is_changed and row.outcome is Outcome.FAILED:
+                work.encode_anyway.add(photo.key)
+        else:
+            work.num_unchanged += 1
+        sha256 = row.source_sha256
+        if share and sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256):
+            work.holders[sha256] = row.key
+            sizes.append(row.source_bytes)
+    work.todo = [photo for photo in photos if photo.key in left or photo.key in work.seen]
+    # The same bytes are as many bytes.
+    wanted = {photo.size_bytes for photo in work.todo}
+    work.holders = {sha: key for (sha, key), size in zip(work.holders.items(), sizes, strict=True) if size in wanted}
+    return work

@@ -1,0 +1,107 @@
+"""The read stage: source files' bytes, each whole and of one version, and whether they have to be encoded at all."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.archive.compare import is_same_time
+from pipeline.errors import StorageError
+from pipeline.pixels.probe import DEFAULT_LIMITS
+from pipeline.records import Photo, photos_from_table, photos_to_table
+from pipeline.stages.work import READ_S
+from pipeline.storage import Storage
+
+KNOWN = "known_sha256"
+"""Column of the manifest that the read stage alone looks at: SHA-256 of what the archive's row was made of; may be missing."""
+_ADDED = pa.schema(
+    [
+        pa.field("data", pa.large_binary()),
+        pa.field("sha256", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("same_as", pa.string()),
+        pa.field(READ_S, pa.float64()),
+    ]
+)
+
+
+def read_block(table: pa.Table, claims: Any = None) -> pa.Table:
+    """Add to manifest rows `data`, `sha256` and, where a file cannot be read, `reason`.
+
+    A photo that need not be encoded has no data, and its `same_as` says which row has its stream: its own, where the bytes are
+    those that `KNOWN` promises, or that of the first photo with these bytes. Size, time and tag become those of the version
+    that was read, where the file changed since it was listed.
+
+    Args:
+        claims: handle of a `Claims` actor, where photos of the same bytes are to share a stream.
+    """
+    read = [_read(photo) for photo in photos_from_table(table)]
+    known = table[KNOWN].to_pylist() if KNOWN in table.column_names else [None] * len(read)
+    for item, sha256 in zip(read, known, strict=True):
+        if item.sha256 is not None and item.sha256 == sha256:
+            item.same_as, item.data = item.photo.key, None
+    fresh = [item for item in read if item.data is not None]
+    if claims is not None and fresh:
+        asked = claims.claim.remote([(item.sha256, item.photo.key) for item in fresh])
+        for item, holder in zip(fresh, ray.get(asked), strict=True):
+            if holder != item.photo.key:
+                item.same_as, item.data = holder, None
+    table = photos_to_table([item.photo for item in read])
+    for field in _ADDED:
+        table = table.append_column(field, pa.array([getattr(item, field.name) for item in read], field.type))
+    return table
+
+
+class Claims:
+    """Who encodes which bytes: of all photos that are the same, the first one that was read."""
+
+    def __init__(self, holders: Mapping[str, str]) -> None:
+        """Begin with what the archive holds, SHA-256 -> key."""
+        self._keys = dict(holders)
+
+    def claim(self, photos: Sequence[tuple[str, str]]) -> list[str]:
+        """Of each (SHA-256, key): the key of the one that is encoded, which may be itself, also when it asks again."""
+        return [self._keys.setdefault(sha256, key) for sha256, key in photos]
+
+
+def start_claims(holders: Mapping[str, str]) -> Any:
+    """A `Claims` actor; it lives beside the driver, as long as somebody holds the handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Claims).options(**options).remote(holders)
+
+
+@dataclass(slots=True)
+class _Item:
+    photo: Photo
+    """As it was when it was read."""
+    data: bytes | None = None
+    sha256: str | None = None
+    reason: str | None = None
+    same_as: str | None = None
+    read_s: float = 0.0
+
+
+def _read(photo: Photo) -> _Item:
+    if photo.size_bytes > DEFAULT_LIMITS.max_bytes:
+        limit = DEFAULT_LIMITS.max_bytes >> 20
+        return _Item(photo, reason=f"the file has {photo.size_bytes >> 20} MiB, more than the limit of {limit} MiB")
+    folder, _, name = photo.uri.rpartition("/")
+    started_s = time.perf_counter()
+    try:
+        found = Storage(folder or "/").fetch(name)
+    except StorageError as error:
+        return _Item(photo, reason=error.message, read_s=time.perf_counter() - started_s)
+    read_s = time.perf_counter() - started_s
+    photo = replace(photo, size_bytes=len(found.data), etag=found.etag)
+    listed, read = photo.modified_at, found.modified_at
+    if read is not None and listed is not None and not is_same_time(read, listed, exact="://" not in photo.uri):
+        photo = replace(photo, modified_at=read)
+    return _Item(photo, data=found.data, sha256=hashlib.sha256(found.data).hexdigest(), read_s=read_s)
