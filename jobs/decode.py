@@ -28,9 +28,12 @@ def decode(
     from jobs.progress import shown
     from jobs.settings import load_settings
     from pipeline.archive.commit import Archive
+    from pipeline.errors import SettingError
     from pipeline.stages.decode import DecodeJob
     from pipeline.stages.decode import decode as run
 
+    if original and format:
+        raise SettingError("--original is the file as it is, --format another one: leave one of them out")
     settings = load_settings(config, device=device, weights=weights, ray_address=ray_address)
     Archive.open(archive)  # a wrong path is told before Ray starts
     job = DecodeJob(

@@ -28,8 +28,11 @@ def restore(
 ) -> None:
     """Restore one photo."""
     from jobs.settings import load_settings
+    from pipeline.errors import SettingError
     from pipeline.restoration import restore as run
 
+    if original and format:
+        raise SettingError("--original is the file as it is, --format another one: leave one of them out")
     settings = load_settings(config, device=device, weights=weights)
     photo = run(archive, key, format=format.upper() if format else None, original=original, options=settings.codec_options())
     if output == "-":

@@ -71,7 +71,9 @@ def special_files(picture: Image.Image) -> dict[str, tuple[bytes, str]]:
     deep = pillow_heif.from_bytes("RGB;16", (64, 64), bytes(range(256)) * 96)
     buffer = io.BytesIO()
     deep.save(buffer, quality=90)
-    big = bytearray(saved(picture, "TIFF", big_tiff=True))
+    # Apple's gain maps and depth maps are pictures beside the first, as transparency is, under other names.
+    beside = saved(picture.convert("RGBA"), "HEIF")
+    alpha = b"urn:mpeg:hevc:2015:auxid:1"
     return {
         "two pictures.jpg": (saved(picture, "MPO", save_all=True, append_images=[other.copy()]), "2 frames"),
         "ultra hdr.jpg": (after_start(jpeg, segment(0xE1, gain_map)), "gain map"),
@@ -81,8 +83,8 @@ def special_files(picture: Image.Image) -> dict[str, tuple[bytes, str]]:
         "cmyk.tif": (saved(picture.convert("CMYK"), "TIFF"), "CMYK"),
         "pages.tif": (saved(picture, "TIFF", save_all=True, append_images=[other.copy()]), "2 frames"),
         "sixteen.tif": (saved(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "TIFF"), "8 bits"),
-        "big.tif": (bytes(big), "BigTIFF"),
-        "lab.tif": (saved(ImageCms.applyTransform(picture, _to_lab()), "TIFF"), "mode LAB"),
+        "big.tif": (saved(picture, "TIFF", big_tiff=True), "BigTIFF"),
+        "lab.tif": (saved(_in_lab(picture), "TIFF"), "mode LAB"),
         "grey alpha.png": (saved(picture.convert("LA"), "PNG"), "transparency"),
         "palette.png": (saved(palette, "PNG"), "mode P"),
         "clear palette.png": (saved(palette, "PNG", transparency=3), "transparency"),
@@ -95,14 +97,19 @@ def special_files(picture: Image.Image) -> dict[str, tuple[bytes, str]]:
         "wide.avif": (wide_avif, "without an ICC profile"),
         "ten bits.heic": (buffer.getvalue(), "8 bits"),
         "clear.heic": (saved(picture.convert("RGBA"), "HEIF"), "transparency"),
+        "gain map.heic": (beside.replace(alpha, b"urn:com:x:photo:hdrgainmap"), "gain map"),
+        "depth.heic": (beside.replace(alpha, b"urn:mpeg:hevc:2015:auxid:2"), "depth map"),
         "burst.heic": (saved(picture, "HEIF", save_all=True, append_images=[other.copy()]), "2 frames"),
         "a.jxl": (saved(picture, "JXL"), "JXL"),
         "a.bmp": (saved(picture, "BMP"), "BMP"),
     }
 
 
-def _to_lab() -> Any:
-    return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+def _in_lab(picture: Image.Image) -> Image.Image:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    image = ImageCms.applyTransform(picture, to_lab)
+    assert image is not None
+    return image
 
 
 def test_what_is_more_than_one_picture_of_eight_bits_is_told(picture: Image.Image) -> None:
