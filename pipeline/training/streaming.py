@@ -8,6 +8,7 @@ plan is that of a process that holds the photos, so that the crops are the same 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from torch import Tensor
 from pipeline.errors import UnreadablePhotoError
 from pipeline.training.crops import CropPlan, Crops, Draw, as_tensor, cut
 from pipeline.training.data import FileRef, Listing, decode
+
+log = logging.getLogger(__name__)
 
 Item = dict[str, NDArray[Any]]
 Stream = Callable[[range, Callable[[int], Item]], Iterator[Item]]
@@ -61,6 +64,10 @@ def index_photos(sources: Sequence[Path], *, min_side: int, stream: Stream) -> P
     listing = Listing.of([source.resolve() for source in sources])
     found = stream(range(len(listing.photos)), partial(_size, listing.photos))
     sizes = np.array([item["size"] for item in found], dtype=np.int64).reshape(-1, 2)
+    for file, size in zip(listing.photos, sizes, strict=True):
+        # Why, is in the log of whichever process tried.
+        if not size.all():
+            log.info("%s left out: it cannot be decoded", file.name)
     usable = listing.usable([(int(h), int(w)) for h, w in sizes], min_side=min_side)
     files = [listing.photos[i] for i in usable]
     return PhotoIndex(files=files, sizes=sizes[usable], texts=listing.texts_of(files))

@@ -114,10 +114,12 @@ def test_halves_of_a_batch_on_two_workers_make_the_step_of_the_whole(folder: Pat
         assert 0 < float((ours - theirs).norm()) < most * float(ours.norm())
 
 
-def test_streamed_crops_are_those_of_a_process_that_holds_the_photos(folder: Path) -> None:
+def test_streamed_crops_are_those_of_a_process_that_holds_the_photos(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     photos = load_with_texts([folder], min_side=128)
     source = CropSource(photos.pixels, device="cpu")
+    caplog.set_level("INFO", "pipeline.training.streaming")
     index = index_photos([folder], min_side=128, stream=plainly)
+    assert "b.jpg left out" in caplog.text
     assert len(index.files) == 3 and np.array_equal(index.sizes, source.sizes)
     plan = CropPlan(sizes=source.sizes, num_crops=4, size=128, synthetic_share=0.3, seed=3)
     shares = [list(streamed(index, plan, range(5, 9), share=Team(rank=i, size=2).share(4), stream=plainly)) for i in range(2)]
