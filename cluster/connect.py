@@ -1,11 +1,17 @@
-"""Start Ray on this machine, or join one that runs."""
+"""Start Ray on this machine, or join one that runs.
+
+Whoever reaches Ray's ports may run code as this user. A Ray that is started here asks for a token, as Ray does unless
+RAY_AUTH_MODE says otherwise, and nobody but this user can read it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,12 +35,14 @@ def connected(address: str | None = None) -> Iterator[None]:
         options["address"] = address or os.environ["RAY_ADDRESS"]
     else:
         # Ray would take 30% of the memory for its object store; what travels here is small and bounded. The dashboard
-        # stays off: it would listen on a port that nobody asked for.
+        # stays off: it would listen on a port that nobody asked for, and on the loopback alone if somebody does.
         options |= {
             "num_cpus": available_cores(),
             "include_dashboard": False,
+            "dashboard_host": "127.0.0.1",
             "object_store_memory": min(_OBJECT_STORE_BYTES, _memory_bytes() // 4),
         }
+        _keep_token_private()
     # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _quiet_stderr():  # it announces even that setting
@@ -43,6 +51,17 @@ def connected(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _keep_token_private() -> None:
+    """Make the token where Ray looks for it, which would itself make one that every user of the machine can read."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    path.chmod(0o600)
 
 
 @contextmanager
