@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 out=$(realpath -m "${1:-benchmarks}")
 python=${PYTHON:-.venv/bin/python}
 mkdir -p "$out"
-name=$(nvidia-smi --id=0 --query-gpu=name --format=csv,noheader | tr 'A-Z' 'a-z' | tr -cs 'a-z0-9\n' '-')
+name=$(nvidia-smi --id=0 --query-gpu=name --format=csv,noheader | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9\n' '-')
 stamp="${name}_$(date +%F)"
 
 # A test that fails does not keep the machine from being measured; it is told at the end.
