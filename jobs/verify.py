@@ -75,8 +75,10 @@ def verify(
     from jobs.settings import load_settings
     from pipeline.archive.commit import Archive
     from pipeline.archive.verify import verify as run
+    from pipeline.archive.verify import verify_unopened
     from pipeline.container_check import check_container
-    from pipeline.errors import SettingError
+    from pipeline.errors import ArchiveError, ArchiveNotFoundError, SettingError
+    from pipeline.storage import Storage
 
     if against is None and (checksum or repair):
         raise SettingError(f"{'--repair' if repair else '--checksum'} needs the source: name it with --against")
@@ -90,7 +92,13 @@ def verify(
     def check() -> tuple[VerifyReport, Comparison | None]:
         comparer = _comparer(against, checksum=checksum) if against is not None else None
         on_row = comparer.see if comparer else None
-        report = run(Archive.open(archive), decoder, check=check_container, share=share, on_row=on_row)
+        try:
+            opened = Archive.open(archive)
+        except ArchiveNotFoundError:
+            raise
+        except ArchiveError as error:
+            return verify_unopened(Storage(archive), error), None
+        report = run(opened, decoder, check=check_container, share=share, on_row=on_row)
         return report, comparer.result() if comparer else None
 
     report, comparison = check()

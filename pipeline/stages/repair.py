@@ -1,5 +1,7 @@
 """Make an archive whole again.
 
+    damaged log   -> shards that it no longer names, as far as nobody else holds their keys -> back into it
+
     damaged shard -> rows that are sound      -> as they are      ┐
                   -> rows that are hurt       -> encoded again    ├-> one commit: the damaged shard out, a new one in
                   -> gone from the source too -> rows that say so ┘
@@ -10,12 +12,15 @@ the rest. The damaged file itself stays where it is until `vacuum`.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 from pipeline.archive.commit import Archive, ShardInfo
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
-from pipeline.archive.shard_writer import render_shard
+from pipeline.archive.shard_reader import SHARD_NAME, read_shard
+from pipeline.archive.shard_writer import render_shard, write_shard
 from pipeline.archive.verify import VerifyReport
+from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_photos
@@ -79,6 +84,8 @@ def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambd
     job.check()
     photos = {photo.key: photo for photo in list_photos(job.source)}
     archive, summary = Archive.open(job.archive), RepairSummary()
+    if any(damage.kind is DamageKind.LOG for damage in report.damages):
+        summary.num_rows_kept += _mend_log(archive, report)
     damaged = {damage.shard for damage in report.damages}
     plans = _plans(archive, report, photos, summary)
     plans_of: dict[str, list[_Plan]] = {}
@@ -102,6 +109,20 @@ def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambd
     finish()
     process(job, [photos[key] for key in plans_of], take, on_progress)
     return summary
+
+
+def _mend_log(archive: Archive, report: VerifyReport) -> int:
+    """Take shards that the log lost back into it; returns how many rows."""
+    known = archive.keys(ignore={damage.shard for damage in report.damages})
+    back: list[EncodedPhoto] = []
+    for path in (orphan.path for orphan in report.orphans if SHARD_NAME.fullmatch(orphan.path)):
+        with contextlib.suppress(ArchiveDamagedError):
+            back += [row for row in read_shard(archive.storage, path) if row.key not in known]
+    rows = list({row.key: row for row in back}.values())
+    shards = [write_shard(archive.storage, rows)] if rows else []
+    if not archive.swap([], shards, accept_log=True):
+        raise ArchiveError(f"{archive.storage.url}: another writer was faster; run the command again")
+    return len(rows)
 
 
 def _plans(archive: Archive, report: VerifyReport, photos: dict[str, Photo], summary: RepairSummary) -> list[_Plan]:

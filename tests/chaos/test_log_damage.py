@@ -1,0 +1,86 @@
+"""A flipped byte of the log: it has no checksum of its own, and still nothing is lost in silence."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.verify import VerifyReport, verify, verify_unopened
+from pipeline.errors import ArchiveDamagedError, ArchiveError
+from pipeline.stages.encode import EncodeJob
+from pipeline.stages.repair import repair
+from pipeline.storage import Storage
+from tests.pipeline.archive.test_archive import row
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive.commit([row("a"), row("b")])
+    archive.commit([row("c")])
+    archive.put([row("b")])
+    return archive
+
+
+def report_of(url: str) -> VerifyReport:
+    """As `photoark verify` does."""
+    try:
+        opened = Archive.open(url)
+    except ArchiveError as error:
+        return verify_unopened(Storage(url), error)
+    return verify(opened)
+
+
+def content(url: str) -> dict[str, bytes | None]:
+    return {found.key: found.image for found in read_rows(Archive.open(url))}
+
+
+def test_any_byte_of_the_log_is_noticed_or_harmless(archive: Archive) -> None:
+    url = archive.storage.url
+    before, num_noticed = content(url), 0
+    for path in sorted(Path(url, "_delta_log").glob("*.json")):
+        data = path.read_bytes()
+        # The first file is thousands of bytes of schema.
+        for at in random.sample(range(len(data)), 60):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :])
+            report = report_of(url)
+            num_noticed += not report.is_clean
+            assert not report.is_clean or content(url) == before, (path.name, at)
+            assert all(damage.keys or damage.what for damage in report.damages)
+        path.write_bytes(data)
+    assert num_noticed > 40
+    assert report_of(url).is_clean
+
+
+def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archive: Archive, tmp_path: Path) -> None:
+    url = archive.storage.url
+    before = content(url)
+    (path,) = (p for p in Path(url, "_delta_log").glob("*2.json"))
+    text = path.read_text()
+    path.write_text(text.replace('{"add"', '{"adc"'))
+    report = report_of(url)
+    assert [(str(damage.kind), damage.keys) for damage in report.damages] == [("log", ("c",))]
+    with pytest.raises(ArchiveDamagedError, match="--repair"):
+        Archive.open(url).commit([row("c")])
+    source = tmp_path / "photos"
+    source.mkdir()
+    summary = repair(EncodeJob(source=str(source), archive=url, codec="webp"), report)
+    assert (summary.num_rows_kept, summary.lost) == (1, [])
+    assert report_of(url).is_clean
+    assert content(url) == before
+
+
+def test_a_log_that_cannot_be_read_names_its_file_and_every_photo(archive: Archive) -> None:
+    url = archive.storage.url
+    (path,) = (p for p in Path(url, "_delta_log").glob("*2.json"))
+    path.write_text(re.sub('"path"', '"path', path.read_text()))
+    (damage,) = report_of(url).damages
+    assert damage.keys == ("a", "b", "c")
+    assert path.name in damage.what
