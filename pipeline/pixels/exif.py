@@ -42,22 +42,25 @@ def without_gps(exif: bytes) -> bytes | None:
     Returns:
         None where the block cannot be parsed, and so might hold one.
     """
-    if next(_entries(exif), None) is None:
+    entries = list(_entries(exif))
+    if not entries:
         return None
-    for at, tag, _, order in _entries(exif):
-        if tag != GPS_DIRECTORY:
-            continue
-        patched = bytearray(exif)
-        (directory,) = struct.unpack_from(order + "I", exif, 4)
-        (gps,) = struct.unpack_from(order + "I", exif, at + 8)
-        _erase(patched, gps, order)
-        (num_entries,) = struct.unpack_from(order + "H", exif, directory)
-        end = directory + 2 + 12 * num_entries + 4  # with the pointer to the next directory
-        patched[at : end - 12] = exif[at + 12 : end]
-        patched[end - 12 : end] = bytes(12)
-        struct.pack_into(order + "H", patched, directory, num_entries - 1)
-        return without_gps(bytes(patched))  # a damaged file may hold two
-    return exif
+    order = entries[0][3]
+    patched = bytearray(exif)
+    left = b""
+    for at, tag, _, _ in entries:
+        if tag == GPS_DIRECTORY:
+            _erase(patched, struct.unpack_from(order + "I", exif, at + 8)[0], order)
+        else:
+            left += exif[at : at + 12]
+    num_left = len(left) // 12
+    if num_left == len(entries):
+        return exif
+    start, end = entries[0][0], entries[-1][0] + 12
+    left += exif[end : end + 4]  # the pointer to the next directory
+    patched[start : end + 4] = left.ljust(len(exif[start : end + 4]), b"\0")
+    struct.pack_into(order + "H", patched, start - 2, num_left)
+    return bytes(patched)
 
 
 def _entries(exif: bytes) -> Iterator[tuple[int, int, int, str]]:

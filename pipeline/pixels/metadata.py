@@ -17,6 +17,7 @@ other texts in a PNG.
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,8 @@ def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
 
 def may_hold_gps(data: bytes) -> bool:
     """Whether a file may hold GPS data in EXIF or XMP, anywhere, or may hide it under compression."""
-    tag_in_exif = (b"\x25\x88\x04\x00\x01\x00\x00\x00", b"\x88\x25\x00\x04\x00\x00\x00\x01")
+    # Tag, type (a long, or a directory), count 1.
+    tag_in_exif = [struct.pack(f"{order}HHI", exif_block.GPS_DIRECTORY, kind, 1) for order in "<>" for kind in (4, 13)]
     in_xmp = (b"GPSLat", b"GPSLon", b"GPSDest")
     compressed = (b"XML:com.adobe.xmp\0\1", b"Raw profile type ")
     return any(pattern in data for pattern in (*tag_in_exif, *in_xmp, *compressed))

@@ -11,8 +11,11 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from pipeline.records import PhotoMetadata
+
 HEADER_BYTES = 8
-SUB_DIRECTORIES = frozenset({0x8769, 0x8825, 0xA005})
+_EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
+SUB_DIRECTORIES = frozenset({_EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY})
 """Tags whose value is where another directory lies: EXIF, GPS, interoperability."""
 XMP, IPTC, ICC, PHOTOSHOP = 700, 33723, 34675, 34377
 # Sizes, strips, tiles, compression, palettes: what Pillow's file of the pixels has of its own.
@@ -47,16 +50,23 @@ def byte_order(data: bytes) -> str | None:
 
 
 def read_directory(data: bytes, at: int, order: str) -> list[Entry]:
-    """Entries of the directory at an offset, but for those that point out of the file or have no known type."""
+    """Entries of the directory at an offset, but for those that point out of the file or have no known type.
+
+    Raises:
+        ValueError: they hold more than the file, so they overlap: copied, it could grow without bound.
+    """
     if at + 2 > len(data):
         return []
     (num_entries,) = struct.unpack_from(order + "H", data, at)
-    entries = []
+    entries, held = [], 0
     for place in range(at + 2, min(at + 2 + 12 * num_entries, len(data) - 11), 12):
         tag, kind, count, offset = struct.unpack_from(order + "HHII", data, place)
         size = _TYPE_BYTES.get(kind, 0) * count
         start = place + 8 if size <= 4 else offset
         if size and start + size <= len(data):
+            held += size
+            if held > len(data):
+                raise ValueError("its entries overlap")
             entries.append(Entry(tag, kind, count, data[start : start + size]))
     return entries
 
@@ -101,12 +111,16 @@ def block_of(data: bytes, tag: int) -> bytes | None:
     return found[0] if found else None
 
 
-def with_pixels(pixels: bytes, exif: bytes | None, *, xmp: bytes | None, iptc: bytes | None, icc: bytes | None) -> bytes:
-    """A TIFF of the pixels of one that Pillow wrote and of an EXIF block, which stands at its start as it is.
+def with_pixels(pixels: bytes, metadata: PhotoMetadata) -> bytes:
+    """A TIFF of the pixels of one that Pillow wrote and of metadata, whose EXIF block stands at its start as it is.
 
     Args:
         pixels: a TIFF in strips, with nothing but layout in its first directory.
+
+    Raises:
+        ValueError: entries of the EXIF block overlap.
     """
+    exif = metadata.exif
     if exif is None or byte_order(exif) is None:
         exif = b"II*\0" + struct.pack("<I", 0)
     order, theirs = byte_order(exif), byte_order(pixels)
@@ -121,7 +135,7 @@ def with_pixels(pixels: bytes, exif: bytes | None, *, xmp: bytes | None, iptc: b
         file += pixels[offset : offset + size] + bytes(size & 1)
     entries = [_in_order(entry, theirs, order) for entry in layout.values() if entry.tag != _STRIP_OFFSETS]
     entries.append(Entry(_STRIP_OFFSETS, _LONG, len(placed), struct.pack(f"{order}{len(placed)}I", *placed)))
-    blocks = ((XMP, _BYTE, xmp), (IPTC, _UNDEFINED, iptc), (ICC, _UNDEFINED, icc))
+    blocks = ((XMP, _BYTE, metadata.xmp), (IPTC, _UNDEFINED, metadata.iptc), (ICC, _UNDEFINED, metadata.icc))
     entries += [Entry(tag, kind, len(block), block) for tag, kind, block in blocks if block]
     # Of what is there twice, such as the width, the pixels' own word counts.
     taken = {entry.tag for entry in entries} | _LAYOUT
@@ -141,7 +155,7 @@ def _copied(data: bytes, entry: Entry, order: str, body: bytes) -> tuple[bytes, 
         return body, entry
     entries = []
     for inner in read_directory(data, struct.unpack(order + "I", entry.value)[0], order):
-        if inner.tag in SUB_DIRECTORIES and inner.tag != entry.tag and entry.tag != 0xA005:
+        if (entry.tag, inner.tag) == (_EXIF_DIRECTORY, _INTEROPERABILITY):
             body, inner = _copied(data, inner, order, body)
         entries.append(inner)
     at = HEADER_BYTES + len(body)

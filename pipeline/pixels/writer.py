@@ -82,11 +82,11 @@ def write_photo(
     buffer = io.BytesIO()
     try:
         image.save(buffer, format=format, **options)
+        if format == "TIFF":
+            return tiff.with_pixels(buffer.getvalue(), metadata)
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
         raise UnsupportedPhotoError(
             f"the photo and its metadata do not go into a {format} file: {error}; restore with --format PNG"
         ) from error
     data = buffer.getvalue()
-    if format == "TIFF":
-        return tiff.with_pixels(data, metadata.exif, xmp=metadata.xmp, iptc=metadata.iptc, icc=metadata.icc)
     return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1) if is_hidden else data

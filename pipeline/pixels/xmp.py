@@ -23,6 +23,9 @@ _EXTENDED = re.compile(rb"""(HasExtendedXMP\s*(?:=\s*["']|>\s*))([0-9A-Fa-f]{32}
 _EXTENDED_PROPERTY = re.compile(
     rb"""\s[\w.-]+:HasExtendedXMP\s*=\s*(?:"[^"]*"|'[^']*')|<([\w.-]+:HasExtendedXMP)\s*>[^<]*</\1\s*>"""
 )
+_PADDING = re.compile(rb"\s+(?=<\?xpacket end=)")
+_MOST_GPS = 200
+"""Mentions of GPS properties in an honest packet, and more: each costs a search through the rest."""
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta>'
@@ -56,7 +59,10 @@ def marked(xmp: bytes | None, *, codec: str, model: str) -> bytes:
     if not num_found:
         said.append(b' xmlns:Iptc4xmpExt="%s" Iptc4xmpExt:DigitalSourceType="%s"' % (_IPTC_EXT.encode(), source_type))
     at = [match.start() for match in _END_OF_RDF.finditer(packet)][-1]
-    return packet[:at] + b"<rdf:Description" + b"".join(said) + b"/>" + packet[at:]
+    said_there = b"<rdf:Description" + b"".join(said) + b"/>"
+    packet = packet[:at] + said_there + packet[at:]
+    # The white space before the end is there to be written into: a JPEG's packet may be as long as its segment allows.
+    return _PADDING.sub(lambda padding: padding[0][min(len(said_there), len(padding[0])) :], packet)
 
 
 def without_gps(xmp: bytes) -> bytes | None:
@@ -65,6 +71,8 @@ def without_gps(xmp: bytes) -> bytes | None:
     Returns:
         None where it cannot be told that none is left.
     """
+    if xmp.count(b":GPS") > _MOST_GPS:
+        return None
     packet = xmp
     for prefix in set(re.findall(rb"""xmlns:([\w.-]+)\s*=\s*["']%s["']""" % re.escape(_EXIF.encode()), xmp)):
         name = re.escape(prefix) + rb":GPS\w*"

@@ -19,6 +19,7 @@ from pipeline.codecs.points import parse_ladder
 from pipeline.container_check import check_container
 from pipeline.errors import SettingError
 from pipeline.pixels.exif import without_gps
+from pipeline.pixels.metadata import may_hold_gps
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.pixels.writer import write_photo
@@ -177,6 +178,11 @@ def test_no_byte_of_a_position_is_left_and_nothing_else_moves(source: Path) -> N
     assert latitude in block
     assert latitude not in stripped
     assert without_gps(b"no EXIF") is None
+    many = b"II*\0\x08\0\0\0" + struct.pack("<H", 5000) + 5000 * struct.pack("<HHII", 0x8825, 4, 1, 8) + bytes(4)
+    cleaned = without_gps(many)
+    assert cleaned is not None
+    assert len(cleaned) == len(many)
+    assert not may_hold_gps(cleaned)
 
 
 def test_companions_and_raw_files_are_kept_with_their_photo(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
