@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from types import TracebackType
 
 import typer
 
@@ -26,7 +28,7 @@ from jobs.stat import stat
 from jobs.train import train
 from jobs.vacuum import vacuum
 from jobs.verify import verify
-from pipeline.errors import PhotoarkError, SettingError
+from pipeline.errors import PhotoarkError, SettingError, redacted
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -47,6 +49,7 @@ app.add_typer(bench_app)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    sys.excepthook = _report
     # That one of its processes died, Ray prints to standard output, where --json is read; what came of it we say ourselves.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
@@ -67,6 +70,11 @@ def main() -> None:
         error.show()
         code = error.exit_code  # type: ignore[attr-defined]
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody expected, told whole but for credentials."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _say(message: str) -> None:

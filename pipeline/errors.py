@@ -15,16 +15,45 @@
     ├── StorageError        a URL cannot be listed, read or written
     └── CheckpointError     a weights file lacks tensors, has others, or fails its fingerprint
 
-Every message says what happened and what to do about it. Errors about one photo carry its key.
+Every message says what happened and what to do about it. Errors about one photo carry its key. None holds a credential: other
+libraries' errors become part of ours, ours become rows and logs, so what looks like one is taken out where they are made.
 """
 
 from __future__ import annotations
+
+import os
+import re
+
+_SECRET_NAME = re.compile(r"SECRET|PASSW|TOKEN|API_?KEY|PRIVATE_KEY|ACCESS_KEY", re.IGNORECASE)
+_NO_SECRET_NAME = re.compile(r"_(PATH|FILE|URI|URL|DIR)$", re.IGNORECASE)
+_LEAST_SECRET = 8
+"""Characters: a shorter value would be found in words."""
+_VALUE = r"[\"']?[^\s&,;\"'<]+"
+_SECRETS = (
+    # User and password in a URL; the latter may have slashes, the former is no host with a port.
+    re.compile(r"(?<=://)(?:[^\s/@:]+:(?!\d+/)[^\s@]+|[^/\s@]+)(?=@)"),
+    re.compile(r"(?<![a-z])(?:x-amz-(?:security-token|signature|credential))[\"']?\s*[=:]\s*" + _VALUE, re.IGNORECASE),
+    re.compile(r"(?<![a-z])(?:aws.?)?(?:secret|session).{0,8}(?:key|token)[\"']?\s*[=:]\s*" + _VALUE, re.IGNORECASE),
+    re.compile(r"(?<![a-z])(?:credential|signature|sig|password|token)=" + _VALUE, re.IGNORECASE),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"),
+)
+
+
+def redacted(text: str) -> str:
+    """`text` without what may be a credential: values of environment variables named so, and what stands where one would."""
+    for name, value in os.environ.items():
+        if len(value) >= _LEAST_SECRET and _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    for pattern in _SECRETS:
+        text = pattern.sub("***", text)
+    return text
 
 
 class PhotoarkError(Exception):
     """Root of every error that photoark raises on purpose."""
 
     def __init__(self, message: str, *, key: str | None = None) -> None:
+        message = redacted(message)
         super().__init__(message if key is None else f"{key}: {message}")
         self.message = message
         self.key = key

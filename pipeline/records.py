@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import ArchiveDamagedError
+from pipeline.errors import ArchiveDamagedError, redacted
 
 
 class Outcome(StrEnum):
@@ -209,6 +209,7 @@ def encoded_to_table(rows: Iterable[EncodedPhoto]) -> pa.Table:
     for row in rows:
         record = _as_dict(row)
         record["image"] = None if row.image is None else {"bytes": row.image, "path": row.key}
+        record["reason"] = None if row.reason is None else redacted(row.reason)
         dicts.append(record)
     return pa.Table.from_pylist(dicts, schema=ARCHIVE_SCHEMA)
 

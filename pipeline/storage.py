@@ -20,7 +20,12 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from pipeline import s3
-from pipeline.errors import StorageError
+from pipeline.errors import SettingError, StorageError, redacted
+
+# A user, with or without a password (which may have slashes, where a host may have a port), or a signature.
+_WITH_CREDENTIALS = re.compile(
+    r"^\w+://([^/]*@|[^/@:]*:(?!\d+(/|$))|.*[?&](x-amz-\w|sig=|signature=|token=|password=|secret=))", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +55,16 @@ class Storage:
     """A root URL and what lies under it. Cheap to make and to send to another process: it opens on first use."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        """Name a root: a local path, `s3://bucket/prefix`, or a URL of a scheme that fsspec knows."""
+        """Name a root: a local path, `s3://bucket/prefix`, or a URL of a scheme that fsspec knows.
+
+        Raises:
+            SettingError: the URL holds credentials, which would then stand in every row.
+        """
         text = os.fspath(url)
+        if _WITH_CREDENTIALS.search(text):
+            raise SettingError(
+                f"credentials in a URL ({redacted(text)}) end up in rows and logs: put them into the environment or ~/.aws"
+            )
         scheme = urlsplit(text).scheme if "://" in text else ""
         if scheme in ("", "file"):
             text = os.path.abspath(text.removeprefix("file://"))
@@ -252,9 +265,10 @@ def check_relative(path: str) -> str:
     """`path` itself, if it stays below whatever root it is joined to.
 
     Raises:
-        StorageError: absolute, with `..`, or with a NUL.
+        StorageError: absolute, with `.` or `..`, with a NUL, or the name of a folder.
     """
-    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+    # `.` too: the file `.` of a folder is the folder, which a file would replace.
+    if not path or path.startswith("/") or path.endswith("/") or "\0" in path or not {".", ".."}.isdisjoint(path.split("/")):
         raise StorageError(f"{path!r} is no safe path below a folder")
     return path
 

@@ -32,7 +32,7 @@ from pipeline.archive.shard_reader import GREATEST_KEY, read_columns, read_shard
 from pipeline.archive.shard_writer import Shard, write_shard
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
 from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto
-from pipeline.storage import Storage, told
+from pipeline.storage import Storage, check_relative, told
 
 APP_ID = "photoark-encode"
 """All writers use one id: that is what makes two commits at once conflict."""
@@ -382,6 +382,10 @@ def _info_of(shard: Shard) -> ShardInfo:
 
 
 def _shard_info(action: dict[str, Any]) -> ShardInfo:
+    try:
+        check_relative(action["path"])
+    except StorageError as error:
+        raise ArchiveDamagedError(f"the log names a file outside of the archive: {error.message}") from error
     num_rows, least, greatest = (action.get(name) for name in ("num_records", "min.key", "max.key"))
     return ShardInfo(
         path=action["path"],
