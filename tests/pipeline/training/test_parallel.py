@@ -82,6 +82,7 @@ def as_worker(folder: str, out: str, rank: int) -> None:
     train_as_worker(config, DiTICConfig.tiny(), index=index, stream=plainly, team=team)
     state = one_step(source, target, team)
     torch.save(state, target / f"step-{rank}.pt")
+    dist.barrier()  # one that leaves early takes its connections along
     dist.destroy_process_group()
 
 
