@@ -1,9 +1,9 @@
-"""`photoark encode`: what the archive lacks of a source; the same command again goes on where it stopped."""
+"""`photoark encode`: what the archive lacks of a source, or has of an earlier version; again, it goes on where it stopped."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,15 +17,22 @@ from jobs.options import (
     Gate,
     KeepOriginal,
     Ladder,
+    MaxCost,
+    MaxGpus,
+    MaxHours,
+    Price,
     Quality,
     RayAddress,
+    Report,
     StripGps,
     Weights,
 )
+from jobs.supervision import STOPPED, check_limits, supervised
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from pipeline.stages.encode import EncodeJob
+    from pipeline.stages.job import JobSummary
 
 
 def encode(
@@ -40,23 +47,36 @@ def encode(
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
+    max_gpus: MaxGpus = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    report: Report = None,
     config: Config = None,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Read photos that look unchanged too, and let their SHA-256 decide.")
+    ] = False,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Store one stream for all photos of the same bytes; the others' rows refer to it.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what there is to do, try a few photos, and write nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Encode every photo that the archive does not hold."""
+    """Encode every photo that the archive does not hold, or holds as it was before it changed (by tag, or size and time)."""
     from jobs.settings import load_settings
 
     settings = load_settings(
         config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
-        device=device, weights=weights, ray_address=ray_address,
+        device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
+        price_per_hour=price,
     )  # fmt: skip
+    check_limits(settings)
 
     from pipeline.stages.encode import encode as run
 
-    job = encode_job(source, archive, settings)
+    job = replace(encode_job(source, archive, settings), checksum=checksum, dedupe=dedupe)
     if dry_run:
         _estimate(job, as_json=as_json)
         return
@@ -64,27 +84,47 @@ def encode(
     from cluster.connect import connected
     from jobs.progress import shown
 
-    with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
-        summary = run(job, on_progress)
+    with (
+        connected(settings.ray_address),
+        shown(verb="encoding", as_json=as_json) as on_progress,
+        supervised(settings, report) as supervision,
+    ):
+        summary = run(job, on_progress, history=supervision.history, should_stop=supervision.should_stop)
+        supervision.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
         ratio = summary.bytes_in / summary.bytes_out if summary.bytes_out else 0.0
         typer.echo(
             f"{summary.num_photos} photos: {summary.num_encoded} encoded, {summary.num_kept} kept as they are, "
-            f"{summary.num_failed} failed, {summary.num_skipped} there already; {summary.bytes_in / 1e6:.2f} MB became "
+            f"{summary.num_failed} failed, {summary.num_skipped} there already{_counted(summary)}; "
+            f"{summary.bytes_in / 1e6:.2f} MB became "
             f"{summary.bytes_out / 1e6:.2f} MB ({ratio:.1f} times smaller) in {summary.elapsed_s:.1f} s"
         )
         for key, reason in summary.failures:
             typer.echo(f"failed: {key}: {reason}", err=True)
+    if summary.stopped:
+        left = summary.num_photos - summary.num_new - summary.num_changed - summary.num_updated - summary.num_skipped
+        typer.echo(f"stopped at the limit with {left} photos to do; the same command goes on from there", err=True)
+        raise typer.Exit(STOPPED)
     if summary.num_failed:
         raise typer.Exit(3)
+
+
+def _counted(summary: JobSummary) -> str:
+    """What most jobs have none of."""
+    counts = {
+        "changed since": summary.num_changed,
+        "changed in name or time alone": summary.num_updated,
+        "sharing a stream": summary.num_shared,
+        "in the archive alone": summary.num_gone,
+    }
+    return "".join(f", {count} {what}" for what, count in counts.items() if count)
 
 
 def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
     """The job that `settings` describe; `retry` and `verify --repair` encode the same way."""
     from pipeline.codecs.points import parse_ladder
-    from pipeline.pixels.probe import PixelLimits
     from pipeline.quality.gate import NO_GATE, parse_gate
     from pipeline.stages.encode import EncodeJob
 
@@ -99,8 +139,9 @@ def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
         dists_weights=settings.dists_weights,
         keep_original=settings.keep_original,
         strip_gps=settings.strip_gps,
-        limits=PixelLimits(max_pixels=settings.max_pixels),
+        limits=settings.limits(),
         commit_interval_s=settings.commit_interval_s,
+        pool=settings.pool_options(),
     )
 
 
@@ -112,8 +153,8 @@ def _estimate(job: EncodeJob, *, as_json: bool) -> None:
         typer.echo(json.dumps({"event": "dry_run", **asdict(result)}))
         return
     typer.echo(
-        f"{result.num_photos} files, {result.num_photos - result.num_todo} there already; "
-        f"to do: {result.num_todo} ({result.bytes_todo / 1e6:.2f} MB)"
+        f"{result.num_photos} files, {result.num_photos - result.num_todo} there already; to do: {result.num_todo} "
+        f"({result.num_todo - result.num_changed} new, {result.num_changed} changed; {result.bytes_todo / 1e6:.2f} MB)"
     )
     if result.num_sampled:
         typer.echo(

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
@@ -83,23 +83,32 @@ class Archive:
 
     @classmethod
     def open_or_create(cls, url: str) -> Archive:
-        """Open an archive, or make an empty one.
+        """Open an archive, or make an empty one; the schema of an earlier version gets the columns that have come since.
 
         Raises:
             ArchiveError: it can be neither opened nor made.
         """
         storage = Storage(url)
+        schema = Schema.from_arrow(schema_with_features())
         try:
             DeltaTable.create(
                 storage.url,
-                schema=Schema.from_arrow(schema_with_features()),
+                schema=schema,
                 mode="ignore",
                 storage_options=storage.delta_options(),
                 description="Photos as bitstreams; made by photoark",
             )
         except (DeltaError, OSError) as error:
             raise ArchiveError(f"no archive can be made at {storage.url}: {told(error)}") from error
-        return cls.open(url)
+        archive = cls.open(url)
+        if lacking := archive._lacking(schema):
+            try:
+                archive._table.alter.add_columns(lacking)
+            except (DeltaError, OSError) as error:
+                archive.refresh()
+                if archive._lacking(schema):  # no other writer was faster
+                    raise ArchiveError(f"the archive at {storage.url} cannot take new columns: {told(error)}") from error
+        return archive
 
     def refresh(self) -> None:
         """Take up what others committed since.
@@ -298,6 +307,10 @@ class Archive:
     def unreferenced(self, retention_hours: int) -> list[str]:
         """Files that neither the log nor, within the last `retention_hours`, an older version of it names."""
         return self._table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    def _lacking(self, schema: Schema) -> list[Field]:
+        known = {field.name for field in self._table.schema().fields}
+        return [field for field in schema.fields if field.name not in known]
 
     def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> dict[str, EncodedPhoto]:
         """Those of `rows` that are to go in, by key."""

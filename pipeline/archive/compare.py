@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 from pipeline.records import EncodedPhoto, Outcome, Photo
 
-SOURCE_COLUMNS = ("key", "outcome", "same_as", "source_uri", "source_bytes", "source_sha256", "source_etag", "modified_at")
+SOURCE_COLUMNS = (
+    "key",
+    "codec",
+    "outcome",
+    "same_as",
+    "source_uri",
+    "source_bytes",
+    "source_sha256",
+    "source_etag",
+    "modified_at",
+)
 """What this needs to know of a row."""
 
 

@@ -6,12 +6,13 @@ Rows of the archive pass by once, a shard at a time; of each photo that needs no
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.compare import SourceVersion, difference, version_of
 from pipeline.archive.references import holds
-from pipeline.records import Outcome, Photo
+from pipeline.records import EncodedPhoto, Outcome, Photo
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,12 +37,18 @@ class Work:
         return version and version.sha256
 
 
-def find_work(photos: list[Photo], archive: Archive | None, *, checksum: bool = False, share: bool = False) -> Work:
+def find_work(
+    photos: list[Photo],
+    archive: Archive | None,
+    *,
+    checksum: bool = False,
+    may_share: Callable[[EncodedPhoto], bool] = lambda _: False,
+) -> Work:
     """Hold every row of `archive` (None: there is none yet) against its photo.
 
     Args:
         checksum: photos that look unchanged are to be read, and their SHA-256 decides.
-        share: look for holders too.
+        may_share: whether photos of the same bytes may share the stream of a row.
 
     Raises:
         ArchiveDamagedError: a shard is missing or damaged.
@@ -61,7 +68,7 @@ def find_work(photos: list[Photo], archive: Archive | None, *, checksum: bool = 
         else:
             work.num_unchanged += 1
         sha256 = row.source_sha256
-        if share and sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256):
+        if sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256) and may_share(row):
             work.holders[sha256] = row.key
             sizes.append(row.source_bytes)
     work.todo = [photo for photo in photos if photo.key in left or photo.key in work.seen]

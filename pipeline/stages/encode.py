@@ -15,7 +15,7 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -87,7 +87,8 @@ class EncodeJob:
     checksum: bool = False
     """Read photos that look unchanged too: their SHA-256 decides."""
     dedupe: bool = False
-    """Let photos of the same bytes share the stream of the first of them."""
+    """Let photos of the same bytes share the stream of the first of them; streams of earlier jobs by the same codec too, if
+    this one neither measures nor leaves out nor adds anything (`gate`, `strip_gps`, `keep_original`)."""
     commit_interval_s: float = 5.0
     """At most this much finished work is lost when the job dies."""
     block_photos: int | None = None
@@ -130,6 +131,12 @@ class EncodeJob:
             codecs=self.codecs,
         )
 
+    def may_share(self, row: EncodedPhoto) -> bool:
+        """Whether this job's photos may share the stream that an earlier job left in `row`, whose quality it does not tell."""
+        is_plain = not self.gate and not self.strip_gps and self.keep_original is KeepOriginal.KEPT
+        is_like = row.outcome is Outcome.KEPT or row.codec in {rung.codec for rung in self.rungs}
+        return self.dedupe and is_plain and is_like
+
     def check(self) -> None:
         """Raise what a worker's constructor would.
 
@@ -168,9 +175,7 @@ def encode(
     job.check()
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
-    work = find_work(photos, archive, checksum=job.checksum, share=job.dedupe)
-    if job.keep_original is KeepOriginal.ALWAYS:
-        work.holders.clear()  # these may have been encoded without
+    work = find_work(photos, archive, checksum=job.checksum, may_share=job.may_share)
     summary = process(
         job, work.todo, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
         work=work, refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
@@ -212,19 +217,23 @@ def process(
         try:
             # What waited in vain for the row of another photo is encoded by itself.
             stream = _stream(job, missing, work, share=refer is not None and i == 0)
-            for table in chain(stream, _each_alone(job, missing, committer.keys)):
+            rest = _each_alone(job, missing, committer.keys)
+            for table in chain(stream, rest):
                 rows, done = split_work(table)
                 for block in done:
                     history.add(block)
                 committer.add(encoded_from_table(rows))
                 record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
                 on_progress(committer.progress(len(todo)))
-                if should_stop():
+                if len(committer.keys) < len(todo) and should_stop():
                     committer.summary.stopped = True
                     break
         except RayError as error:
             cause = error
         finally:
+            # Not when they are collected: Ray would be gone by then.
+            stream.close()
+            rest.close()
             # On an interrupt too: finished work stays.
             committer.flush()
         committer.release()
@@ -239,7 +248,7 @@ def process(
     return committer.summary
 
 
-def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Iterator[pa.Table]:
+def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Generator[pa.Table, None, None]:
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
     manifest = [
@@ -256,7 +265,7 @@ def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> 
     yield from cast(Iterator[pa.Table], rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
-def _each_alone(job: EncodeJob, photos: list[Photo], done: Collection[str]) -> Iterator[pa.Table]:
+def _each_alone(job: EncodeJob, photos: list[Photo], done: Collection[str]) -> Generator[pa.Table, None, None]:
     """Rows and work of those of `photos` that, when this is first asked, are not `done`."""
     left = {photo.key: photo for photo in photos if photo.key not in done}
     if not left:
