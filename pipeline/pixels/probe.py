@@ -117,7 +117,7 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_ani
     tags = getattr(image, "tag_v2", {})
     if _DNG_VERSION in tags or (_SUB_DIRECTORIES in tags and _MAKE in tags):
         return "a camera's raw file"
-    if image.format == "TIFF" and tiff.byte_order(data) is None:
+    if data.startswith(tiff.BIG):
         return "a BigTIFF"
     if _SUB_DIRECTORIES in tags:
         return "pictures within a picture (sub-directories of a TIFF)"

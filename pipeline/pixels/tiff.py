@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from pipeline.records import PhotoMetadata
 
 HEADER_BYTES = 8
+BIG = (b"II+\0", b"MM\0+")
+"""How a BigTIFF begins, whose offsets have 64 bits: nothing here reads its directories."""
+_MAGIC = {"<": b"II*\0", ">": b"MM\0*"}
 _EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 SUB_DIRECTORIES = frozenset({_EXIF_DIRECTORY, _GPS_DIRECTORY, _INTEROPERABILITY})
 """Tags whose value is where another directory lies: EXIF, GPS, interoperability."""
@@ -45,7 +48,8 @@ class Entry:
 
 def byte_order(data: bytes) -> str | None:
     """`<` or `>`, for `struct`; None of what is no classic TIFF."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    # The latter two are wrong, and read all the same.
+    order = {b"II*\0": "<", b"MM\0*": ">", b"II\0*": "<", b"MM*\0": ">"}.get(data[:4])
     return order if len(data) >= HEADER_BYTES else None
 
 
@@ -101,7 +105,7 @@ def exif_of(data: bytes) -> bytes | None:
             body, entry = _copied(data, entry, order, body)
         moved.append(entry)
     directory = HEADER_BYTES + len(body)
-    return data[:4] + struct.pack(order + "I", directory) + body + write_directory(moved, directory, order)
+    return _MAGIC[order] + struct.pack(order + "I", directory) + body + write_directory(moved, directory, order)
 
 
 def block_of(data: bytes, tag: int) -> bytes | None:
