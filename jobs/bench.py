@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec, bench_memory
+from jobs.bench_faults import bench_faults
 from jobs.options import Device
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def bench(
 
 bench_app.command("codec")(bench_codec)
 bench_app.command("memory")(bench_memory)
+bench_app.command("faults")(bench_faults)
 
 
 def _copies(photos: Path, target: Path, repeat: int) -> Path:

@@ -1,0 +1,164 @@
+"""Processes that die, photos that kill, disks that are full, sources that change: real processes throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.verify import verify
+from pipeline.records import Outcome
+
+pytestmark = pytest.mark.chaos
+PHOTOARK = [sys.executable, "-m", "jobs"]
+# Loaded by every process of the job: a decoder with a bug that these photos hit, each time.
+KILLER = """
+import ctypes, os
+from PIL import ImageFile
+
+load = ImageFile.ImageFile.load
+
+def killing_load(image):
+    comment = image.info.get("comment")
+    if comment == b"crash":
+        ctypes.string_at(0)
+    if comment == b"out of memory":
+        os.kill(os.getppid(), 9)  # the kernel ends the largest process: the actor, for which this one decodes
+    return load(image)
+
+ImageFile.ImageFile.load = killing_load
+"""
+
+
+def photoark(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PHOTOARK, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=False,
+        timeout=300,
+    )
+
+
+def write_photos(folder: Path, count: int, comments: dict[int, bytes] | None = None) -> dict[str, bytes]:
+    """Small photos of coloured squares; name -> bytes."""
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    for i in range(count):
+        pixels = np.kron(chance.integers(0, 256, (12, 16, 3), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
+        Image.fromarray(pixels).save(folder / f"{i:03d}.jpg", comment=(comments or {}).get(i, b"fine"))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_twenty_kills_lose_and_repeat_nothing() -> None:
+    result = photoark("bench", "faults", "--rounds", 20, "--no-network")
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout.splitlines()[-1])["faults"]
+    assert sum(tally["injected"] for tally in found) == 20
+    for tally in found:
+        assert (tally["lost"], tally["duplicated"]) == (0, 0), tally
+        # What is encoded travels in blocks of 16; those finished since the last commit are done again.
+        assert all(repeated < 600 / 4 for repeated in tally["repeated"]), tally
+
+
+@pytest.mark.s3
+def test_faults_of_the_store_lose_nothing_from_end_to_end() -> None:
+    result = photoark("bench", "faults", "--rounds", 0, "--photos", 60)
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = {tally["fault"]: tally for tally in json.loads(result.stdout.splitlines()[-1])["faults"]}
+    assert found["expired"]["injected"] > 0
+    assert sum(tally["injected"] for tally in found.values()) > 10
+    assert all((tally["lost"], tally["duplicated"]) == (0, 0) for tally in found.values()), found
+
+
+def test_a_photo_that_ends_its_process_every_time_fails_alone(tmp_path: Path) -> None:
+    source, archive = tmp_path / "photos", tmp_path / "archive"
+    photos = write_photos(source, 20, {3: b"crash", 12: b"out of memory"})
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
+    result = photoark("encode", source, archive, "--codec", "webp", "--json", PYTHONPATH=f"{tmp_path / 'site'}")
+    assert result.returncode == 3, result.stderr
+    assert all(json.loads(line) for line in result.stdout.splitlines())  # nothing else got between
+    rows = {row.key: row for row in read_rows(Archive.open(str(archive)))}
+    assert rows.keys() == photos.keys()
+    failed = {key: row.reason or "" for key, row in rows.items() if row.outcome is Outcome.FAILED}
+    assert failed.keys() == {"003.jpg", "012.jpg"}
+    assert "SIGSEGV" in failed["003.jpg"]
+    assert "ended the process" in failed["012.jpg"]
+    assert verify(Archive.open(str(archive))).is_clean
+    assert photoark("encode", source, archive, "--codec", "webp").returncode == 0  # not tried again
+    mended = photoark("retry", source, archive, "--codec", "webp")
+    assert mended.returncode == 0, mended.stderr
+    assert {row.outcome for row in read_rows(Archive.open(str(archive)))} == {Outcome.ENCODED}
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    source, small = tmp_path / "photos", tmp_path / "small"
+    photos = write_photos(source, 40)
+    small.mkdir()
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", small], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    encode = f"{sys.executable} -m jobs encode {source} {small}/archive --codec original"
+    script = (
+        f"mount -t tmpfs -o size=96k tmpfs {small}; {encode}; echo $?; mount -o remount,size=64m {small}; {encode}; echo $?"
+    )
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"{script}; cp -r {small}/archive {tmp_path}/archive"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    codes = [line for line in result.stdout.splitlines() if line.isdigit()]
+    assert codes == ["1", "0"], result.stdout + result.stderr
+    assert "make room, then run the same command again" in result.stderr
+    assert "Traceback" not in result.stderr
+    rows = {row.key: row.image for row in read_rows(Archive.open(f"{tmp_path}/archive"))}
+    assert rows == photos
+    assert verify(Archive.open(f"{tmp_path}/archive")).is_clean
+
+
+def test_two_drivers_at_once_and_a_source_that_changes_under_them(tmp_path: Path) -> None:
+    source, archive = tmp_path / "photos", tmp_path / "archive"
+    write_photos(source, 60)
+    stop = threading.Event()
+
+    def change() -> None:
+        i = 0
+        while not stop.is_set():
+            target = source / f"{i % 60:03d}.jpg"
+            new = np.random.default_rng(i).integers(0, 256, (40 + i % 7, 50, 3), dtype=np.uint8)
+            part = source / ".part"
+            Image.fromarray(new).save(part, "JPEG")
+            part.replace(target)
+            i += 1
+            time.sleep(0.02)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        command = [*PHOTOARK, "encode", str(source), str(archive), "--codec", "original"]
+        env = {**os.environ, "PHOTOARK_COMMIT_INTERVAL_S": "0.2"}
+        drivers = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(2)]
+        errors = [driver.communicate(timeout=300)[1].decode() for driver in drivers]
+    finally:
+        stop.set()
+        changer.join()
+    assert [driver.returncode for driver in drivers] == [0, 0], errors
+    report = verify(Archive.open(str(archive)))
+    assert (report.damages, report.num_rows) == ((), 60)
+    # Each row proves a version that the source had: its size and SHA-256 are those of the bytes that it keeps.
+    for row in read_rows(Archive.open(str(archive))):
+        assert row.image is not None
+        assert row.source_bytes == len(row.image)
