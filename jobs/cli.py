@@ -22,6 +22,7 @@ from jobs.freeze import freeze
 from jobs.import_weights import import_weights
 from jobs.ls import ls
 from jobs.optimize import optimize
+from jobs.plan import plan
 from jobs.restore import restore
 from jobs.retry import retry
 from jobs.stat import stat
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS = (
-    encode, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, evaluate, train, freeze, import_weights,
+    encode, plan, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, evaluate, train, freeze, import_weights,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

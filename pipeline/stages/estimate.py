@@ -34,6 +34,9 @@ class Estimate:
     """Of the bitstreams of all there is to do."""
     expected_s: float
     """With this machine's codec alone, one process."""
+    expected_megapixels: float
+    s_per_megapixel: float
+    """Of one process on this machine."""
 
 
 def estimate(job: EncodeJob) -> Estimate:
@@ -53,7 +56,7 @@ def estimate(job: EncodeJob) -> Estimate:
     work = find_work(photos, archive)
     todo = work.todo
     bytes_todo = sum(photo.size_bytes for photo in todo)
-    num_failures = sampled_bytes = stream_bytes = 0
+    num_failures = sampled_bytes = stream_bytes = num_pixels = 0
     elapsed_s = 0.0
     sample = _spread(todo)
     if sample:
@@ -61,7 +64,8 @@ def estimate(job: EncodeJob) -> Estimate:
         worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
         start_s = time.perf_counter()
         for photo in sample:
-            rows, _ = split_work(worker(read_block(photos_to_table([photo]))))
+            rows, (done,) = split_work(worker(read_block(photos_to_table([photo]))))
+            num_pixels += done.num_pixels
             (row,) = encoded_from_table(rows)
             num_failures += row.outcome == "failed"
             sampled_bytes += photo.size_bytes
@@ -77,6 +81,8 @@ def estimate(job: EncodeJob) -> Estimate:
         num_sample_failures=num_failures,
         expected_bytes=round(factor * stream_bytes),
         expected_s=round(factor * elapsed_s, 1),
+        expected_megapixels=round(factor * num_pixels / 1e6, 2),
+        s_per_megapixel=elapsed_s / (num_pixels / 1e6) if num_pixels else 0.0,
     )
 
 

@@ -17,7 +17,8 @@ MIN_BLOCK_PHOTOS = 4
 TASKS_IN_FLIGHT = 3
 """Blocks that an actor holds: one in the codec, one whose pixels are decoded, one on its way. What it holds cannot go to an
 actor that comes later, so no more."""
-_CORES_PER_GPU = 4.0
+CORES_PER_GPU = 4.0
+"""Of machines that are not there yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,7 @@ def plan_pool(
     if device == "cuda" and not num_gpus:
         raise SettingError("--device cuda: the cluster has no GPU; use auto or cpu, or --max-gpus if it grows")
     if num_gpus and device != "cpu":
-        # Of machines that are not there yet nothing is known.
-        cores = min((kind.num_cpus / kind.num_gpus for kind in shape.kinds if kind.num_gpus), default=_CORES_PER_GPU)
+        cores = min((kind.num_cpus / kind.num_gpus for kind in shape.kinds if kind.num_gpus), default=CORES_PER_GPU)
         threads, most = int(cores * options.gpus_per_actor), int(num_gpus / options.gpus_per_actor)
         # Half of the cores beside a GPU at most: reads need the others.
         device, gpus, cpus = "cuda", options.gpus_per_actor, min(1.0, cores * options.gpus_per_actor / 2)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,8 @@ def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) 
         "disable_launch_config_check": True,
         "gcs_address": address,
     }
-    environment = os.environ | {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ADDRESS": address,
-    }
+    environment = os.environ | _token()
+    environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_ADDRESS": address}
     if version == "v2":
         provider |= {"launch_multiple": True, "head_node_id": head_id}
         environment |= {
@@ -80,23 +74,106 @@ def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) 
         }
     config = folder / "cluster.json"
     config.write_text(json.dumps(_cluster_file(provider, most, idle_timeout_s)))
-    # Short: the name of a socket may have no more than 107 characters.
-    temporary = Path("/tmp") / f"pa-{secrets.token_hex(4)}"
-    command = [
-        RAY, "start", "--head", f"--node-ip-address={ip}", f"--port={port}", f"--autoscaling-config={config}", "--num-cpus=2",
-        "--num-gpus=0", f"--temp-dir={temporary}", "--include-dashboard=false", "--dashboard-agent-listen-port=0",
-        f"--object-store-memory={STORE_BYTES}", "--block",
-    ]  # fmt: skip
-    head_environment = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
-    with (folder / "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=head_environment, stdout=log, stderr=log, start_new_session=True)
+    head = _start([*_head_command(ip, port), f"--autoscaling-config={config}"], environment, folder / "head.log")
     try:
-        cluster = Autoscaled(address, {k: v for k, v in environment.items() if not k.startswith("RAY_OVERRIDE")})
+        # A machine or a driver that took over the head's name would be the head.
+        others = {name: value for name, value in environment.items() if not name.startswith("RAY_OVERRIDE")}
+        _wait_for_port(ip, port, 60)
+        yield Autoscaled(address, others)
+    finally:
+        _end_all(head)
+
+
+@dataclass(slots=True)
+class Machines:
+    """A head without GPUs, and machines that a test adds and takes away."""
+
+    address: str
+    environment: dict[str, str]
+    folder: Path
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def add(self, name: str, *, labels: dict[str, str] | None = None) -> None:
+        """Start a machine with one GPU, labelled `name` among others. One after the other: at once they would take each other
+        for themselves, since all have one address.
+        """
+        text = ",".join(f"{key}={value}" for key, value in {"name": name, **(labels or {})}.items())
+        command = [
+            RAY, "start", f"--address={self.address}", "--num-cpus=1", "--num-gpus=1", f"--labels={text}",
+            "--dashboard-agent-listen-port=0", f"--object-store-memory={STORE_BYTES}", "--block",
+        ]  # fmt: skip
+        log = self.folder / f"{name}.log"
+        self._running[name] = _start(command, self.environment, log)
+        deadline_s = time.monotonic() + 120
+        while b"Ray runtime started" not in log.read_bytes():
+            if self._running[name].poll() is not None or time.monotonic() > deadline_s:
+                raise TimeoutError(f"machine {name} did not start: {log.read_text()[-500:]}")
+            time.sleep(0.2)
+
+    def lose(self, name: str) -> None:
+        """Kill all processes of a machine at once, as when its power goes."""
+        _end_all(self._running.pop(name))
+
+    def drain(self, name: str, within_s: float) -> None:
+        """Announce, as a cloud does, that a machine will go `within_s`."""
+        code = (
+            "import ray, logging; ray.init(address='auto', logging_level=logging.ERROR, log_to_driver=False); "
+            f"print([n['NodeID'] for n in ray.nodes() if n['Alive'] and n['Labels'].get('name') == '{name}'][0])"
+        )
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        found = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=True)
+        command = [
+            RAY, "drain-node", f"--address={self.address}", f"--node-id={found.stdout.split()[-1]}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test", f"--deadline-remaining-seconds={within_s:g}",
+        ]  # fmt: skip
+        subprocess.run(command, env=self.environment, capture_output=True, timeout=120, check=True)
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self._running.values():
+            _end_all(process)
+
+
+@contextmanager
+def machines(folder: Path) -> Iterator[Machines]:
+    """A cluster of machines that join one by one."""
+    ip, port = _own_ip(), _free_port()
+    environment = os.environ | _token() | {"RAY_ADDRESS": f"{ip}:{port}"}
+    head = _start(_head_command(ip, port), environment, folder / "head.log")
+    cluster = Machines(f"{ip}:{port}", environment, folder)
+    try:
         _wait_for_port(ip, port, 60)
         yield cluster
     finally:
-        _end_all(head.pid)
-        head.wait(30)
+        cluster.end()
+        _end_all(head)
+
+
+def _head_command(ip: str, port: int) -> list[str]:
+    # Short: the name of a socket may have no more than 107 characters.
+    temporary = Path("/tmp") / f"pa-{secrets.token_hex(4)}"
+    return [
+        RAY, "start", "--head", f"--node-ip-address={ip}", f"--port={port}", "--num-cpus=2", "--num-gpus=0",
+        f"--temp-dir={temporary}", "--include-dashboard=false", "--dashboard-agent-listen-port=0",
+        f"--object-store-memory={STORE_BYTES}", "--block",
+    ]  # fmt: skip
+
+
+def _token() -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A busy machine is slow to start others.
+        "RAY_raylet_start_wait_time_s": "100",
+    }
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own, by which all that comes of it is found again."""
+    environment = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
 
 
 def _cluster_file(provider: dict[str, Any], most: int, idle_timeout_s: float) -> dict[str, Any]:
@@ -128,28 +205,23 @@ def _cluster_file(provider: dict[str, Any], most: int, idle_timeout_s: float) ->
     }
 
 
-def _end_all(pid: int) -> None:
-    """A process and all that came of it, by their ids."""
+def _end_all(leader: subprocess.Popen[bytes]) -> None:
+    """All processes of the session that `leader` leads, by their ids; those that outlived their parents too."""
     import psutil
 
-    try:
-        parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    # Those that a raylet has handed over to init are still in the session of the head.
-    session = os.getsid(pid)
+    family = []
     for process in psutil.process_iter():
         try:
-            if process not in family and os.getsid(process.pid) == session:
+            if os.getsid(process.pid) == leader.pid:
                 family.append(process)
-        except (psutil.NoSuchProcess, ProcessLookupError):
+        except ProcessLookupError:
             continue
     for process in family:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+    leader.wait(30)
     psutil.wait_procs(family, timeout=20)
 
 
