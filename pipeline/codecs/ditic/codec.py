@@ -37,7 +37,7 @@ T = TypeVar("T")
 _BATCH_PIXELS = {"cpu": 400_000, "cuda": 16_000_000}
 """Larger batches are no faster: a CPU has its workers side by side."""
 MAX_PIXELS = 200_000_000
-"""A stream that claims more is refused before anything is allocated."""
+"""Padded; a larger photo is not encoded, and a stream that claims more is refused before anything is allocated."""
 
 
 class DiTICCodec:
@@ -105,7 +105,14 @@ class DiTICCodec:
         return other
 
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
-        """One container a photo; see `Codec.encode`."""
+        """One container a photo; see `Codec.encode`.
+
+        Raises:
+            UnsupportedPhotoError: larger than what is decoded again, or than the memory allows.
+        """
+        for image in images:
+            if math.prod(padded_size(image.shape[1], image.shape[0], self.info.multiple)) > MAX_PIXELS:
+                raise UnsupportedPhotoError(f"{self.info.name} streams hold at most {MAX_PIXELS} pixels")
         return self._run([image.shape[:2] for image in images], lambda group: self._encode_group([images[i] for i in group]))
 
     def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
@@ -184,7 +191,8 @@ class DiTICCodec:
             raise CorruptStreamError(f"the bitstream claims quality {header.quality} of {self.num_qualities}")
         height, width = self._y_size(header)
         least_bits = self.entropy.num_symbols(height, width) * self._least_bits
-        if header.width * header.height > MAX_PIXELS or least_bits > 8 * len(payload) + 64:
+        num_pixels = math.prod(padded_size(header.width, header.height, self.info.multiple))
+        if num_pixels > MAX_PIXELS or least_bits > 8 * len(payload) + 64:
             raise CorruptStreamError(f"{header.width} x {header.height} pixels cannot come from {len(payload)} bytes")
         return header, bytes(payload)
 
