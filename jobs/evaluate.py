@@ -59,12 +59,11 @@ def evaluate(
     from jobs.progress import shown
     from pipeline.codecs.ditic.device import choose_device
     from pipeline.evaluation import evaluate as run
-    from pipeline.pixels.probe import PixelLimits
     from pipeline.quality.scorer import Scorer
 
     where = choose_device(settings.device)
     scorer = Scorer(lpips_weights=lpips_weights, dists_weights=dists_weights, fid_weights=fid_weights, device=where)
-    limits = PixelLimits(max_pixels=settings.max_pixels)
+    limits = settings.limits()
     with shown(verb="evaluating", as_json=as_json) as on_progress:
         options = settings.codec_options()
         result = run(photos, points, scorer, options=options, limits=limits, on_progress=on_progress)
@@ -171,11 +170,10 @@ def _draw(result: Evaluation, out: Path, settings: Settings, *, num_crops: int) 
 
 def _contact_sheet(result: Evaluation, worst: Sequence[str], path: Path, settings: Settings) -> None:
     from pipeline.evaluation import at_equal_rate
-    from pipeline.pixels.probe import PixelLimits
     from pipeline.quality.contact_sheet import CROP_SIDE, busiest_square, contact_sheet, crops_strip
 
     tiles: dict[str, list[tuple[str, Any]]] = {photo: [] for photo in worst}
-    limits = PixelLimits(max_pixels=settings.max_pixels)
+    limits = settings.limits()
     for restored in at_equal_rate(result, worst, options=settings.codec_options(), limits=limits):
         top, left = busiest_square(restored.original, CROP_SIDE)
         window = slice(top, top + CROP_SIDE), slice(left, left + CROP_SIDE)

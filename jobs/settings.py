@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -13,6 +13,9 @@ from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
 from pipeline.records import KeepOriginal
 from pipeline.stages.resources import Market, PoolOptions
+
+if TYPE_CHECKING:
+    from pipeline.pixels.probe import PixelLimits
 
 DEFAULT_FILE = Path("photoark.toml")
 
@@ -64,6 +67,10 @@ class Settings(BaseSettings):
     commit_interval_s: float = Field(5.0, gt=0)
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger photos are kept as they are."""
+    decoder_time_s: float = Field(30.0, gt=0)
+    """What decoding one photo may take, beside a second for each megapixel; a photo that takes longer has failed."""
+    decoder_memory_mib: int = Field(512, ge=64)
+    """The same of memory, beside 32 bytes for each pixel."""
 
     @classmethod
     def settings_customise_sources(
@@ -80,6 +87,12 @@ class Settings(BaseSettings):
     def pool_options(self) -> PoolOptions:
         """What the actor pool may take."""
         return PoolOptions(max_gpus=self.max_gpus, gpus_per_actor=self.gpus_per_actor, market=self.market)
+
+    def limits(self) -> PixelLimits:
+        """Bounds of what is decoded."""
+        from pipeline.pixels.probe import PixelLimits
+
+        return PixelLimits(max_pixels=self.max_pixels, time_s=self.decoder_time_s, memory_bytes=self.decoder_memory_mib << 20)
 
     def codec_options(self) -> CodecOptions:
         """What the registry needs."""
