@@ -22,12 +22,13 @@ _OBJECT_STORE_BYTES = 2 << 30
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[None]:
+def connected(address: str | None = None, *, num_gpus: int | None = None) -> Iterator[None]:
     """Connect for the length of a `with` block; a Ray that was started here is stopped at its end.
 
     Args:
         address: of a running cluster, such as `auto` or `ray://host:10001`; None starts one on this machine, unless the
             process runs inside a Ray job, which it then joins.
+        num_gpus: that a Ray which is started here counts, instead of those it finds; for simulated ones.
     """
     inside_a_job = bool(os.environ.get("RAY_ADDRESS"))
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -38,6 +39,7 @@ def connected(address: str | None = None) -> Iterator[None]:
         # stays off: it would listen on a port that nobody asked for, and on the loopback alone if somebody does.
         options |= {
             "num_cpus": available_cores(),
+            "num_gpus": num_gpus,
             "include_dashboard": False,
             "dashboard_host": "127.0.0.1",
             "object_store_memory": min(_OBJECT_STORE_BYTES, _memory_bytes() // 4),

@@ -1,0 +1,117 @@
+"""Where a cluster of any size would wait: actors, one queue, and drivers that gather and commit, in simulated time (SimPy).
+
+    actors (blocks of photos) ──► queue ──► driver: gather rows, and every few seconds commit them
+
+What each step costs is measured elsewhere (`photoark bench scaling`) and handed in. The object store is no process of its own:
+how many requests it would have to answer is counted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Measured costs, in seconds."""
+
+    photo_s: float
+    """Of one photo on one GPU."""
+    row_s: float
+    """Of one row in the driver: gathered and written into a shard."""
+    commit_s: float
+    """Of one commit to an empty archive."""
+    commit_per_known_row_s: float
+    """What a commit takes more for each row that the archive holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """One cluster and one job."""
+
+    num_gpus: int
+    num_drivers: int = 1
+    """Each with its own part of the keys and an archive, or a part of one, of its own."""
+    commit_interval_s: float = 5.0
+    known_rows: int = 0
+    """Rows in the archive at the start, over all drivers."""
+    block_photos: int = 16
+    blocks_in_flight: int = 3
+    """That an actor may have finished or begun before the driver takes one: then it waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Of some simulated minutes."""
+
+    photos_per_s: float
+    efficiency: float
+    """Against GPUs that never wait."""
+    driver_busy: float
+    commit_busy: float
+    """The part of it that goes into commits."""
+    gets_per_s: float
+    puts_per_s: float
+    """Requests to the source's store, and to the archive's (a shard and a line of the log a commit)."""
+
+
+def simulate(costs: Costs, setup: Setup, *, seconds: float = 600.0, seed: int = 0) -> Outcome:
+    """Run one driver with its share of the GPUs for `seconds`; the others are like it. Each begins in steady state."""
+    chance = random.Random(seed)
+    environment = simpy.Environment()
+    share = max(1, round(setup.num_gpus / setup.num_drivers))
+    queue: Any = simpy.Store(environment, capacity=share * setup.blocks_in_flight)
+    driver = _Driver(environment, queue, costs, setup)
+    for _ in range(share):
+        environment.process(_actor(environment, queue, costs, setup, chance))
+    environment.process(driver.run())
+    environment.run(until=seconds)
+    photos_per_s = driver.rows / seconds * setup.num_gpus / share
+    return Outcome(
+        photos_per_s=photos_per_s,
+        efficiency=min(1.0, photos_per_s * costs.photo_s / setup.num_gpus),
+        driver_busy=(driver.gather_s + driver.commit_s) / seconds,
+        commit_busy=driver.commit_s / seconds,
+        gets_per_s=photos_per_s,
+        puts_per_s=2 * driver.commits / seconds * setup.num_gpus / share,
+    )
+
+
+def _actor(
+    environment: simpy.Environment, queue: Any, costs: Costs, setup: Setup, chance: random.Random
+) -> Generator[simpy.Event, Any, None]:
+    # Not all at once: a block is at a random point when we begin to look.
+    yield environment.timeout(chance.random() * setup.block_photos * costs.photo_s)
+    while True:
+        # Sizes differ, and so do blocks.
+        yield environment.timeout(setup.block_photos * costs.photo_s * chance.uniform(0.5, 1.5))
+        yield queue.put(setup.block_photos)
+
+
+class _Driver:
+    def __init__(self, environment: simpy.Environment, queue: Any, costs: Costs, setup: Setup) -> None:
+        self._environment, self._queue, self._costs, self._setup = environment, queue, costs, setup
+        self.rows = self.commits = 0
+        self.gather_s = self.commit_s = 0.0
+
+    def run(self) -> Generator[simpy.Event, Any, None]:
+        known, waiting, committed_at_s = self._setup.known_rows / self._setup.num_drivers, 0, 0.0
+        while True:
+            block = yield self._queue.get()
+            took_s = block * self._costs.row_s
+            self.gather_s += took_s
+            yield self._environment.timeout(took_s)
+            self.rows += block
+            waiting += block
+            if self._environment.now - committed_at_s < self._setup.commit_interval_s:
+                continue
+            took_s = self._costs.commit_s + known * self._costs.commit_per_known_row_s
+            self.commit_s += took_s
+            yield self._environment.timeout(took_s)
+            known, waiting, committed_at_s = known + waiting, 0, self._environment.now
+            self.commits += 1
