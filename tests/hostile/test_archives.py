@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.archive.commit import Archive
 from pipeline.archive.footer import column_bounds
 from pipeline.archive.shard_reader import check_num_rows
 from pipeline.archive.shard_writer import render_shard
-from pipeline.errors import ArchiveDamagedError
+from pipeline.archive.verify import verify
+from pipeline.errors import ArchiveDamagedError, ArchiveError
+from tests.hostile.mutation import mutated
 from tests.pipeline.archive.test_archive import row
 
 ROOT = Path(__file__).parents[2]
@@ -65,3 +70,24 @@ def test_a_few_bytes_that_claim_a_billion_rows_are_not_read(tmp_path: Path) -> N
     assert path.stat().st_size < 10_000
     with pq.ParquetFile(path) as file, pytest.raises(ArchiveDamagedError, match="1500000 rows"):
         check_num_rows(file)
+
+
+def test_mutated_logs_are_rows_or_typed_errors(tmp_path: Path) -> None:
+    archive = Archive.open_or_create(str(tmp_path))
+    for key in ("a.jpg", "b.jpg"):
+        archive.commit([row(key)])
+    logs = {path: path.read_bytes() for path in sorted(tmp_path.glob("_delta_log/*.json"))}
+    rng = random.Random(20_263)
+    ends: Counter[str] = Counter()
+    for _ in range(300):
+        spoilt = rng.choice(list(logs))
+        for path, data in logs.items():
+            path.write_bytes(mutated(data, rng) if path == spoilt else data)
+        for read in (lambda: Archive.open(str(tmp_path)).keys(), lambda: verify(Archive.open(str(tmp_path)))):
+            try:
+                read()
+                ends["read"] += 1
+            except ArchiveError:
+                ends["refused"] += 1
+    assert ends["refused"] > 50
+    assert ends["read"] > 50

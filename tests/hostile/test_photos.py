@@ -218,3 +218,33 @@ def test_claims_are_those_of_the_library() -> None:
             claim = read_claim(buffer.getvalue())
             assert claim is not None
             assert (claim.format, claim.width, claim.height, claim.is_animated) == (format, width, height, False)
+
+
+@pytest.mark.usefixtures("faulty_decoder")
+def test_faulty_photos_are_failed_rows_among_encoded_ones(tmp_path: Path, samples: dict[str, bytes]) -> None:
+    from pipeline.codecs.points import CodecAt
+    from pipeline.records import Outcome, encoded_from_table, photos_to_table
+    from pipeline.sources.folder import list_photos
+    from pipeline.stages.encode import read_block
+    from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+
+    source = tmp_path / "photos"
+    source.mkdir()
+    faults = {"crash.jpg": b"FAULTY-CRASH 1", "grow.jpg": b"FAULTY-GROW 1", "hang.jpg": b"FAULTY-HANG 1"}
+    for name, data in (faults | {"a.jpg": samples["jpeg"], "z.png": samples["png"]}).items():
+        (source / name).write_bytes(data)
+    limits = PixelLimits(time_s=3, memory_bytes=300 << 20)
+    worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),), limits=limits))
+    table = worker(read_block(photos_to_table(list_photos(str(source)))))
+    rows = {row.key: row for row in encoded_from_table(table.drop_columns(_further(table.column_names)))}
+    assert {key for key, row in rows.items() if row.outcome is Outcome.ENCODED} == {"a.jpg", "z.png"}
+    for key, reason in (("crash.jpg", "crashes the decoder"), ("grow.jpg", "MiB"), ("hang.jpg", "more than 3 s")):
+        assert rows[key].outcome is Outcome.FAILED
+        assert reason in (rows[key].reason or "")
+        assert rows[key].source_sha256
+
+
+def _further(columns: list[str]) -> list[str]:
+    from pipeline.records import ARCHIVE_SCHEMA
+
+    return [name for name in columns if name not in ARCHIVE_SCHEMA.names]
