@@ -38,9 +38,13 @@ def retry(
     weights: Weights = None,
     ray_address: RayAddress = None,
     config: Config = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what failed, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode again the photos whose rows say that they failed. Exit code 3: some of them still do."""
+    if dry_run:
+        _list(source, archive, as_json=as_json)
+        return
     from jobs.settings import load_settings
 
     settings = load_settings(
@@ -66,3 +70,21 @@ def retry(
             typer.echo(f"failed: {key}: {reason}", err=True)
     if summary.num_failed or summary.num_skipped:
         raise typer.Exit(3)
+
+
+def _list(source: str, archive: str, *, as_json: bool) -> None:
+    from pipeline.archive.commit import Archive
+    from pipeline.sources.folder import list_photos
+    from pipeline.stages.retry import failures
+
+    there = {photo.key for photo in list_photos(source)}
+    reasons = failures(Archive.open(archive))
+    gone = sorted(reasons.keys() - there)
+    if as_json:
+        typer.echo(json.dumps({"event": "dry_run", "failures": reasons, "gone": gone}))
+        return
+    typer.echo(
+        f"{len(reasons)} failed, {len(reasons) - len(gone)} of which would be tried again; {len(gone)} gone from the source"
+    )
+    for key, reason in reasons.items():
+        typer.echo(f"{'gone' if key in gone else 'failed'}: {key}: {reason}")

@@ -14,6 +14,16 @@ from pipeline.stages.encode import EncodeJob, process
 from pipeline.stages.job import JobSummary
 
 
+def failures(archive: Archive) -> dict[str, str]:
+    """Key -> reason of every row that failed; in the order of the shards, so that a commit changes few of them.
+
+    Raises:
+        ArchiveDamagedError: a shard is missing or damaged.
+    """
+    rows = read_rows(archive, columns=["reason"])
+    return {row.key: row.reason or "unknown" for row in rows if row.outcome is Outcome.FAILED}
+
+
 def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
     """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has.
 
@@ -34,8 +44,7 @@ def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummar
     job.check()
     photos = {photo.key: photo for photo in list_photos(job.source)}
     archive = Archive.open(job.archive)
-    # In the order of the shards, so that a commit changes few of them.
-    reasons = {row.key: row.reason for row in read_rows(archive, columns=["reason"]) if row.outcome is Outcome.FAILED}
+    reasons = failures(archive)
 
     def commit(rows: list[EncodedPhoto]) -> None:
         changed = [row for row in rows if row.outcome is not Outcome.FAILED or row.reason != reasons[row.key]]

@@ -97,7 +97,8 @@ def test_a_photo_that_ends_its_process_every_time_fails_alone(tmp_path: Path) ->
     assert "SIGSEGV" in failed["003.jpg"]
     assert "ended the process" in failed["012.jpg"]
     assert verify(Archive.open(str(archive))).is_clean
-    assert photoark("encode", source, archive, "--codec", "webp").returncode == 0  # not tried again
+    planned = json.loads(photoark("retry", source, archive, "--dry-run", "--json").stdout)
+    assert (planned["failures"], planned["gone"]) == (failed, [])
     mended = photoark("retry", source, archive, "--codec", "webp")
     assert mended.returncode == 0, mended.stderr
     assert {row.outcome for row in read_rows(Archive.open(str(archive)))} == {Outcome.ENCODED}
