@@ -30,6 +30,8 @@ from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
 from tests.exiftool import exiftool, tags_of
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 PHOTOS = Path(__file__).parents[1] / "photos"
 FORMATS = {"a.jpg": "JPEG", "b.png": "PNG", "c.webp": "WEBP", "d.tif": "TIFF", "e.heic": "HEIF", "f.avif": "AVIF"}
 TURNED = ("JPEG", "PNG", "WEBP", "TIFF")

@@ -25,6 +25,8 @@ from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
 from pipeline.stages.retry import retry
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 PHOTOS = Path(__file__).parents[2] / "photos"
 
 
