@@ -6,9 +6,10 @@ decoder that crashes, memory that runs out) is found out, and costs its neighbou
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -36,52 +37,98 @@ def each_alone(
     Raises:
         PhotoarkError: no worker can be started.
     """
-    with ThreadPoolExecutor(min(plan.max_actors, max(1, len(tables)))) as lanes:
-        lane = _Lanes(worker, settings, plan)
-        try:
-            yield from zip(tables, lanes.map(lane.run, tables.values()), strict=True)
-        finally:
-            lane.close()
+    lanes = _Lanes(worker, settings, plan, tables)
+    try:
+        lanes.start(min(plan.max_actors, len(tables)))
+        for _ in tables:
+            yield lanes.next()
+    finally:
+        lanes.close()
+
+
+@dataclass(slots=True)
+class _Item:
+    key: str
+    table: Callable[[], pa.Table]
+    num_tries: int = 0
 
 
 class _Lanes:
-    """An actor a thread, and another when one has died."""
+    """Actors, each with a thread that gives it one item after the other, and another actor when it has died.
 
-    def __init__(self, worker: type, settings: object, plan: PoolPlan) -> None:
+    A lane takes an item once its actor is there: a cluster that has shrunk has no room for some, and these hold nothing up.
+    """
+
+    def __init__(self, worker: type, settings: object, plan: PoolPlan, tables: Mapping[str, Callable[[], pa.Table]]) -> None:
         self._make: Any = ray.remote(num_cpus=plan.cpus_per_actor, num_gpus=plan.gpus_per_actor, max_restarts=0)(worker)
         self._read = ray.remote(num_cpus=plan.cpus_per_read)(_call)
         self._settings = settings
-        self._here = threading.local()
+        self._todo: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[str, pa.Table | str] | PhotoarkError] = queue.SimpleQueue()
         self._actors: list[Any] = []
+        self._num_lanes = 0
+        self._closed = False
+        for key, table in tables.items():
+            self._todo.put(_Item(key, table))
 
-    def run(self, table: Callable[[], pa.Table]) -> pa.Table | str:
-        end = ""
-        for _ in range(_MAX_TRIES):
-            actor = self._actor()
-            try:
-                return ray.get(actor.__call__.remote(self._read.remote(table)))
-            except RayTaskError as error:
-                cause = error.cause or error
-                return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no more is known'}"
-            except RayError as error:
-                self._here.actor = None
-                end = type(error).__name__
-        return f"working on it ended the process each of {_MAX_TRIES} times, by itself: a crash, or no memory ({end})"
+    def start(self, num_lanes: int) -> None:
+        self._num_lanes = num_lanes
+        for i in range(num_lanes):
+            threading.Thread(target=self._run, name=f"alone-{i}", daemon=True).start()
+
+    def next(self) -> tuple[str, pa.Table | str]:
+        found = self._done.get()
+        if isinstance(found, PhotoarkError):
+            raise found
+        return found
 
     def close(self) -> None:
+        self._closed = True
+        for _ in range(self._num_lanes):
+            self._todo.put(None)
         for actor in self._actors:
             ray.kill(actor)
 
+    def _run(self) -> None:
+        try:
+            actor = self._actor()
+            while (item := self._todo.get()) is not None:
+                if not self._try(actor, item):
+                    ray.kill(actor)  # it may be the read that ended, and the actor still hold its place
+                    actor = self._actor()
+        except PhotoarkError as error:
+            self._done.put(error)
+
+    def _try(self, actor: Any, item: _Item) -> bool:
+        """Whether the actor lives on; an item that it died over goes back, until that has happened too often."""
+        try:
+            self._done.put((item.key, ray.get(actor.__call__.remote(self._read.remote(item.table)))))
+            return True
+        except RayTaskError as error:
+            cause = error.cause or error
+            what = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no more is known'}"
+            self._done.put((item.key, what))
+            return True
+        except RayError as error:
+            item.num_tries += 1
+            if item.num_tries < _MAX_TRIES:
+                self._todo.put(item)
+            else:
+                end = f"a crash, or no memory ({type(error).__name__})"
+                what = f"working on it ended the process each of {_MAX_TRIES} times, by itself: {end}"
+                self._done.put((item.key, what))
+            return False
+
     def _actor(self) -> Any:
-        if getattr(self._here, "actor", None) is None:
-            actor = self._make.remote(self._settings)
-            self._actors.append(actor)
-            try:
-                ray.get(actor.__ray_ready__.remote())
-            except RayError as error:
-                raise PhotoarkError(f"no process can be started to work in: {str(error).splitlines()[0]}") from error
-            self._here.actor = actor
-        return self._here.actor
+        actor = self._make.remote(self._settings)
+        self._actors.append(actor)
+        if self._closed:
+            ray.kill(actor)
+        try:
+            ray.get(actor.__ray_ready__.remote())
+        except RayError as error:
+            raise PhotoarkError(f"no process can be started to work in: {str(error).splitlines()[0]}") from error
+        return actor
 
 
 def _call(make: Callable[[], pa.Table]) -> pa.Table:
