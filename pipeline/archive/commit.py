@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.archive.compare import SOURCE_COLUMNS, SourceVersion, takes_place
-from pipeline.archive.references import ShardKeys, heirs, holds, instead, reference
+from pipeline.archive.references import heirs, holds, instead, reference
 from pipeline.archive.schema import schema_with_features
 from pipeline.archive.shard_reader import GREATEST_KEY, read_columns, read_shard
 from pipeline.archive.shard_writer import Shard, write_shard
@@ -64,7 +65,9 @@ class Archive:
         self._table = DeltaTable(storage.url, storage_options=self._options)
         self._sound_version = -1
         """Of the log as it is in memory, the last whose fingerprint was looked at."""
-        self._keys_in: dict[str, ShardKeys] = {}
+        self._keys_in: dict[str, frozenset[str]] = {}
+        self._references_in: dict[str, dict[str, str]] = {}
+        """Path of a shard -> which of its rows, by key, are the same as which other."""
 
     @classmethod
     def open(cls, url: str) -> Archive:
@@ -163,7 +166,7 @@ class Archive:
             ArchiveDamagedError: a shard is missing or damaged.
         """
         shards = [shard for shard in self.shards() if shard.path not in ignore]
-        return frozenset().union(*(self._keys_of(shard).keys for shard in shards))
+        return frozenset().union(*(self._keys_of(shard) for shard in shards))
 
     def sources(self) -> Iterator[EncodedPhoto]:
         """What every row tells of its source (`SOURCE_COLUMNS`), one shard in memory at a time.
@@ -173,7 +176,7 @@ class Archive:
         """
         for shard in self.shards():
             rows = read_columns(self.storage, shard.path, SOURCE_COLUMNS)
-            self._take_keys(shard, ((row.key, row.same_as) for row in rows))
+            self._take(shard, rows)
             yield from rows
 
     def commit(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> int:
@@ -193,8 +196,8 @@ class Archive:
         """
         for _ in range(_MAX_TRIES):
             self.refresh()
-            wanted = self._wanted(rows, seen)
-            if not wanted or self._replace(wanted):
+            wanted, is_new = self._wanted(rows, seen)
+            if not wanted or self._insert(wanted, is_new=is_new):
                 return len(wanted)
         raise self._outrun()
 
@@ -223,8 +226,8 @@ class Archive:
                     ready.append(reference(row, holder))
                 else:
                     waiting.append(row)
-            wanted = self._wanted(ready, seen)
-            if not wanted or self._replace(wanted):
+            wanted, is_new = self._wanted(ready, seen)
+            if not wanted or self._insert(wanted, is_new=is_new):
                 return waiting
         raise self._outrun()
 
@@ -312,40 +315,49 @@ class Archive:
         known = {field.name for field in self._table.schema().fields}
         return [field for field in schema.fields if field.name not in known]
 
-    def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> dict[str, EncodedPhoto]:
-        """Those of `rows` that are to go in, by key."""
+    def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> tuple[dict[str, EncodedPhoto], bool]:
+        """Those of `rows` that are to go in, by key, and whether none of them has a row yet."""
         new = {row.key: row for row in rows}
         there = self._rows_of(new.keys(), SOURCE_COLUMNS)
-        return {
+        wanted = {
             key: row
             for key, row in new.items()
             if (takes_place(row, there[key], seen.get(key)) if key in there else row.same_as != key)
         }
+        return wanted, there.keys().isdisjoint(wanted)
 
-    def _rows_of(self, keys: Collection[str], columns: Sequence[str]) -> dict[str, EncodedPhoto]:
+    def _rows_of(self, keys: Iterable[str], columns: Sequence[str]) -> dict[str, EncodedPhoto]:
+        in_order = sorted(keys)
         found: dict[str, EncodedPhoto] = {}
         for shard in self.shards():
-            if hit := self._keys_of(shard).keys.intersection(keys):
+            i = bisect_left(in_order, shard.least_key)
+            # `swap` makes sure of what the log says.
+            if i == len(in_order) or in_order[i] > shard.greatest_key:
+                continue
+            if hit := self._keys_of(shard).intersection(in_order):
                 found |= {row.key: row for row in read_columns(self.storage, shard.path, columns, hit)}
         return found
+
+    def _insert(self, rows: Mapping[str, EncodedPhoto], *, is_new: bool) -> bool:
+        if is_new:
+            return self.swap([], [write_shard(self.storage, list(rows.values()))])
+        return self._replace(rows)
 
     def _replace(self, rows: Mapping[str, EncodedPhoto], *, drop: Collection[str] = (), ignore: Collection[str] = ()) -> bool:
         """Try once what `put` says; False if another writer was faster."""
         live = sorted(self.shards(), key=lambda shard: shard.path)
-        for path in self._keys_in.keys() - {shard.path for shard in live}:
-            del self._keys_in[path]
-        looked_into = {
-            shard.path: self._keys_of(shard) for shard in live if shard.path not in drop and shard.path not in ignore
-        }
-        left = {**rows, **heirs(self.storage, rows, looked_into)}
+        for cache in (self._keys_in, self._references_in):
+            for path in cache.keys() - {shard.path for shard in live}:
+                del cache[path]
+        looked_into = [shard for shard in live if shard.path not in drop and shard.path not in ignore]
+        hit = {shard.path: keys for shard in looked_into if not rows.keys().isdisjoint(keys := self._keys_of(shard))}
+        references_in = {shard.path: self._references_of(shard) for shard in looked_into} if hit else {}
+        inherited = heirs(self.storage, rows, hit, references_in)
+        left = {**rows, **inherited}
         replaced = frozenset(left)
-        hit = [path for path, part in looked_into.items() if not replaced.isdisjoint(part.keys)]
-        written: list[tuple[Shard, ShardKeys]] = []
-
-        def write(part: list[EncodedPhoto]) -> None:
-            written.append((write_shard(self.storage, part), ShardKeys.of((row.key, row.same_as) for row in part)))
-
-        for path in hit:
+        changed = {path for path, references in references_in.items() if not inherited.keys().isdisjoint(references)}
+        written = []
+        for path in sorted(changed | hit.keys()):
             # One shard after the other, so that no more than one is in memory.
             kept = []
             for row in read_shard(self.storage, path):
@@ -354,26 +366,30 @@ class Archive:
                 elif row.key in left:
                     kept.append(instead(row, left.pop(row.key)))
             if kept:
-                write(kept)
+                written.append(write_shard(self.storage, kept))
         if left:
-            write(list(left.values()))
-        if not self.swap([*hit, *(shard.path for shard in live if shard.path in drop)], [shard for shard, _ in written]):
-            return False
-        self._keys_in |= {shard.path: keys for shard, keys in written}
-        return True
+            written.append(write_shard(self.storage, list(left.values())))
+        return self.swap([*changed, *hit, *(shard.path for shard in live if shard.path in drop)], written)
 
-    def _keys_of(self, shard: ShardInfo) -> ShardKeys:
+    def _keys_of(self, shard: ShardInfo) -> frozenset[str]:
         if shard.path not in self._keys_in:
             rows = read_columns(self.storage, shard.path, ("key", "outcome", "same_as"))
-            self._take_keys(shard, ((row.key, row.same_as) for row in rows))
+            self._keys_in[shard.path] = self._take(shard, rows)
         return self._keys_in[shard.path]
 
-    def _take_keys(self, shard: ShardInfo, rows: Iterable[tuple[str, str | None]]) -> None:
-        found = ShardKeys.of(rows)
+    def _references_of(self, shard: ShardInfo) -> dict[str, str]:
+        if shard.path not in self._references_in:
+            self._take(shard, read_columns(self.storage, shard.path, ("key", "outcome", "same_as")))
+        return self._references_in[shard.path]
+
+    def _take(self, shard: ShardInfo, rows: Sequence[EncodedPhoto]) -> frozenset[str]:
+        """Take notice of which rows of a shard refer to others; returns the keys of all."""
+        keys = frozenset(row.key for row in rows)
         in_log = (shard.num_rows, shard.least_key, shard.greatest_key)
-        if shard.num_rows >= 0 and in_log != (len(found.keys), min(found.keys, default=""), max(found.keys, default="")):
+        if shard.num_rows >= 0 and in_log != (len(keys), min(keys, default=""), max(keys, default="")):
             raise ArchiveDamagedError(f"shard {shard.path} does not hold the keys that the log says; run photoark verify")
-        self._keys_in[shard.path] = found
+        self._references_in[shard.path] = {row.key: row.same_as for row in rows if row.same_as is not None}
+        return keys
 
     def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
         named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)

@@ -10,8 +10,8 @@ stream or none, b.jpg inherits the old one in the same commit, and c.jpg refers 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.archive.shard_reader import read_shard
@@ -20,21 +20,6 @@ from pipeline.records import BLOB_COLUMNS, EncodedPhoto, Outcome
 from pipeline.storage import Storage
 
 _OF_SOURCE = ("source_uri", "source_bytes", "source_sha256", "source_etag", "modified_at")
-
-
-@dataclass(frozen=True, slots=True)
-class ShardKeys:
-    """Whose rows a shard holds."""
-
-    keys: frozenset[str]
-    references: Mapping[str, str]
-    """Key -> key of the holder, for rows that are the same as another."""
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[str, str | None]]) -> ShardKeys:
-        """From (key, same_as) of each row."""
-        pairs = list(rows)
-        return cls(frozenset(key for key, _ in pairs), {key: holder for key, holder in pairs if holder is not None})
 
 
 def holds(row: EncodedPhoto | None, sha256: str | None) -> bool:
@@ -78,24 +63,30 @@ def instead(old: EncodedPhoto, new: EncodedPhoto) -> EncodedPhoto:
     return _with_source_of(old, new) if new.same_as == old.key else new
 
 
-def heirs(storage: Storage, rows: Mapping[str, EncodedPhoto], shards: Mapping[str, ShardKeys]) -> dict[str, EncodedPhoto]:
+def heirs(
+    storage: Storage,
+    rows: Mapping[str, EncodedPhoto],
+    keys_in: Mapping[str, Collection[str]],
+    references_in: Mapping[str, Mapping[str, str]],
+) -> dict[str, EncodedPhoto]:
     """Rows that have to change because `rows` take away the streams that they refer to.
 
     Args:
         rows: key -> what takes the place of its row.
-        shards: path -> whose rows it holds. What lies in none of them cannot be inherited.
+        keys_in: path of a shard -> keys of its rows. What lies in none of them cannot be inherited.
+        references_in: path of a shard -> which of its rows, by key, are the same as which other.
 
     Raises:
         ArchiveDamagedError: a shard that has to be read is missing or damaged.
     """
     dependents: dict[str, dict[str, str]] = {}
-    for path, shard in shards.items():
-        for key, holder in shard.references.items():
+    for path, references in references_in.items():
+        for key, holder in references.items():
             if holder in rows and rows[holder].same_as != holder and key not in rows:
                 dependents.setdefault(holder, {})[key] = path
     changed: dict[str, EncodedPhoto] = {}
     for holder, paths in dependents.items():
-        at = next((path for path, shard in shards.items() if holder in shard.keys), None)
+        at = next((path for path, keys in keys_in.items() if holder in keys), None)
         if at is None:
             continue
         (old,) = (row for row in read_shard(storage, at) if row.key == holder)

@@ -62,17 +62,24 @@ def find_work(
         if photo is None:
             work.num_gone += 1
         elif is_changed or (checksum and row.source_sha256 is not None):
-            work.seen[photo.key] = version_of(row)
+            work.seen[photo.key] = _version(row, photo)
             if is_changed and row.outcome is Outcome.FAILED:
                 work.encode_anyway.add(photo.key)
         else:
             work.num_unchanged += 1
         sha256 = row.source_sha256
         if sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256) and may_share(row):
-            work.holders[sha256] = row.key
+            work.holders[sha256] = photo.key if photo is not None else row.key
             sizes.append(row.source_bytes)
     work.todo = [photo for photo in photos if photo.key in left or photo.key in work.seen]
     # The same bytes are as many bytes.
     wanted = {photo.size_bytes for photo in work.todo}
     work.holders = {sha: key for (sha, key), size in zip(work.holders.items(), sizes, strict=True) if size in wanted}
     return work
+
+
+def _version(row: EncodedPhoto, photo: Photo) -> SourceVersion:
+    """The version that `row` tells of; of what is the same as in `photo`, there is one copy in memory."""
+    version = version_of(row)
+    is_same = {name: getattr(version, name) == getattr(photo, name) for name in ("size_bytes", "etag", "modified_at")}
+    return version._replace(**{name: getattr(photo, name) for name, same in is_same.items() if same})
