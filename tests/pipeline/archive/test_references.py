@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, QueryBuilder, Schema
 
+import pipeline.archive
 from pipeline.archive.commit import Archive
 from pipeline.archive.compare import version_of
 from pipeline.archive.lookup import find
@@ -27,6 +30,7 @@ from tests.pipeline.archive.test_archive import archive, row
 
 __all__ = ["archive"]
 
+FORMAT = Path(pipeline.archive.__file__).with_name("FORMAT.md")
 TIME = datetime(2024, 5, 1, tzinfo=UTC)
 
 
@@ -62,6 +66,15 @@ def test_a_reference_waits_for_its_holder_and_takes_over_what_it_says(archive: A
     assert (found.key, found.image, found.exif) == ("b", holder.image, holder.exif)
     assert archive.refer([same("y", "z", b"3"), same("b", "a", b"1")]) == [same("y", "z", b"3")]
     assert verify(archive).is_clean
+
+
+def test_other_programs_read_shared_streams_as_the_format_says(archive: Archive) -> None:
+    archive.commit([made_of("a", b"1"), made_of("b", b"2"), row("f", outcome=Outcome.FAILED)])
+    archive.refer([same("c", "b", b"2"), same("d", "a", b"1")])
+    (query,) = re.findall(r"```sql\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    answer = QueryBuilder().register("archive", DeltaTable(archive.storage.url)).execute(query)
+    found = {r["key"]: r["image"] and r["image"]["bytes"] for r in pa.table(answer.read_all()).to_pylist()}
+    assert found == {key: find(archive, key).image for key in "abcdf"}
 
 
 def test_a_reference_that_leads_nowhere_is_damage(archive: Archive) -> None:
