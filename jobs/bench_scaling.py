@@ -57,9 +57,10 @@ def bench_scaling(
     typer.echo(f"a simulated GPU takes {ms_per_megapixel:g} ms a megapixel; {os.cpu_count()} cores do the rest for all of them")
     for run in runs:
         typer.echo(
-            f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s, efficiency "
-            f"{run['efficiency']:.1%} in steady state; driver {run['driver_cpu_share']:.1%} of a core, commits "
-            f"{run['commit_share']:.1%} of the time; first commit after {run['first_commit_s']:.1f} s"
+            f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s; in steady state "
+            f"efficiency {run['efficiency'] or 0:.1%}, codecs busy {run['codec_busy_ratio']:.1%}; driver "
+            f"{run['driver_cpu_share']:.1%} of a core, commits {run['commit_share']:.1%} of the time; first commit after "
+            f"{run['first_commit_s']:.1f} s"
         )
     typer.echo(
         f"driver: {costs.row_s * 1e6:.0f} us a row, {costs.commit_s * 1e3:.0f} ms a commit and "
@@ -172,13 +173,15 @@ def _run(photos: list[bytes], num_actors: int, s_per_megapixel: float, seconds: 
     if summary.num_encoded != summary.num_photos:
         raise SettingError(f"{summary.num_failed} of {summary.num_photos} photos failed: {summary.failures[:1]}")
     running_s = max(actor.last_s for actor in history.actors.values()) - min(actor.first_s for actor in history.actors.values())
+    done, alive_s = history.steady(MARGIN_S)
     return {
         "actors": num_actors,
         "num_photos": summary.num_photos,
         "photos_per_s": round(summary.num_photos / running_s, 3),
         "megapixels_per_s": round(summary.num_pixels / 1e6 / running_s, 3),
         # Of the time in which all actors are there: what a codec waits for then is the pipeline's fault.
-        "efficiency": round(history.steady_busy_ratio(MARGIN_S), 4),
+        "efficiency": round(done.pixels / 1e6 * s_per_megapixel / alive_s, 4) if alive_s else None,
+        "codec_busy_ratio": round(history.steady_busy_ratio(MARGIN_S), 4),
         "efficiency_first_block_to_last": round(summary.num_pixels / 1e6 * s_per_megapixel / num_actors / running_s, 4),
         "driver_cpu_share": round((usage.ru_utime + usage.ru_stime - before_s) / summary.elapsed_s, 4),
         "commit_share": round(history.stages_s.get("commit", 0.0) / running_s, 4),

@@ -84,13 +84,20 @@ class History:
         alive_s = sum(actor.last_s - actor.first_s for actor in self.actors.values())
         return sum(actor.codec_s for actor in self.actors.values()) / alive_s if alive_s else 0.0
 
-    def steady_busy_ratio(self, margin_s: float) -> float:
-        """As `busy_ratio`, without the first and last `margin_s` of the time in which every actor was there."""
+    def steady(self, margin_s: float) -> tuple[Bin, float]:
+        """What was done while every actor was there, less `margin_s` at both ends; and how many actors' seconds that was."""
         first_s = max((actor.first_s for actor in self.actors.values()), default=0.0) + margin_s
         last_s = min((actor.last_s for actor in self.actors.values()), default=0.0) - margin_s
         inside = self.bins[math.ceil(first_s / self.bin_s) : max(0, math.floor(last_s / self.bin_s))]
-        alive_s = len(inside) * self.bin_s * len(self.actors)
-        return sum(one.codec_s for one in inside) / alive_s if alive_s else 0.0
+        total = Bin()
+        for one in inside:
+            total.add(one)
+        return total, len(inside) * self.bin_s * len(self.actors)
+
+    def steady_busy_ratio(self, margin_s: float) -> float:
+        """As `busy_ratio`, of the time that `steady` looks at."""
+        done, alive_s = self.steady(margin_s)
+        return done.codec_s / alive_s if alive_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

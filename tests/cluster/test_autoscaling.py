@@ -14,8 +14,8 @@ from tests.cluster.machines import autoscaled
 
 pytestmark = pytest.mark.cluster
 
-NUM_PHOTOS = 96
-S_PER_MEGAPIXEL = 3.0
+NUM_PHOTOS = 128
+S_PER_MEGAPIXEL = 6.0
 IDLE_TIMEOUT_S = 9.0
 
 
