@@ -31,6 +31,8 @@ _MAX_RUNS = 8
 _COMMIT_INTERVAL_S = 0.5
 _NUM_NETWORK_PHOTOS = 120
 KINDS = ("driver", "actor", "worker")
+_WEIGHTS = (1, 2, 2)
+"""A new driver takes longest to start."""
 _NAMES = {"actor": ("EncodeWorker",), "worker": ("read_block", "ray::IDLE")}
 NETWORK = ("slow_down", "reset", "stall", "truncate", "flip", "flip_upload", "drop")
 
@@ -70,9 +72,9 @@ def bench_faults(
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="photoark-faults-") as folder:
         source = _photos(Path(folder) / "photos", num_photos)
-        undisturbed = _Run(source, f"{folder}/undisturbed", Path(folder) / "log")
-        undisturbed.finish()
-        expected = undisturbed.rows()
+        with _Run(source, f"{folder}/undisturbed", Path(folder) / "log") as undisturbed:
+            undisturbed.finish()
+            expected = undisturbed.rows()
         tallies = _kills(source, folder, rounds, chance, expected)
         if network:
             tallies += _network(source, folder, seed, expected)
@@ -95,6 +97,13 @@ class _Run:
         self.num_at_start = 0
         """Photos that were committed when the present driver started."""
         self.driver: psutil.Popen | None = None
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.has_ended():
+            self.kill_driver()
 
     def start(self) -> None:
         import psutil
@@ -183,8 +192,8 @@ class _Run:
 
         if kind == "driver":
             return [self.driver] if self.driver else []
-        found = []
-        for process in self.driver.children(recursive=True) if self.driver else []:
+        found: list[psutil.Process] = []
+        for process in self._children():
             try:
                 name = " ".join(process.cmdline())
             except psutil.Error:
@@ -193,11 +202,17 @@ class _Run:
                 found.append(process)
         return found
 
+    def _children(self) -> list[psutil.Process]:
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may just have ended
+            return self.driver.children(recursive=True) if self.driver else []
+        return []
+
     def kill_driver(self) -> None:
         """And what it had started, as when a machine goes down."""
         assert self.driver is not None
-        tree = [*self.driver.children(recursive=True), self.driver]
-        for process in reversed(tree):
+        for process in [*self._children(), self.driver]:
             _kill(process)
         self.driver.wait()
         self.driver = None
@@ -208,36 +223,37 @@ def _kills(source: str, folder: str, rounds: int, chance: random.Random, expecte
     tallies = {kind: Tally(fault=f"kill {kind}") for kind in KINDS}
     done = 0
     while done < rounds:
-        run = _Run(source, f"{folder}/archive-{done}", Path(folder) / "log")
-        here: set[str] = set()
-        while done < rounds and run.num_committed() < len(expected):
-            if run.has_ended():
-                run.start()
-            kind = chance.choice(KINDS)
-            if kind != "driver":
-                run.wait_for(kind)
-            # A driver may die at any moment from its start on.
-            time.sleep(chance.uniform(0, 8 if kind == "driver" else 1))
-            victims = run.processes(kind)
-            if run.has_ended() or not victims:
-                continue
-            encoded, committed = run.num_encoded(), run.num_committed()
-            if kind == "driver":
-                run.kill_driver()
-                committed = run.num_committed()
-                tallies[kind].repeated.append(max(0, encoded - (committed - run.num_at_start)))
-                run.start()
-            else:
-                _kill(chance.choice(victims))
-            at_s = time.monotonic()
-            here.add(kind)
-            tallies[kind].injected += 1
-            done += 1
-            run.wait_for_more_than(committed)
-            tallies[kind].recovery_s.append(round(time.monotonic() - at_s, 2))
-        run.finish()
-        for kind in here:
-            tallies[kind].judge(run, expected)
+        with _Run(source, f"{folder}/archive-{done}", Path(folder) / "log") as run:
+            here: set[str] = set()
+            while done < rounds and run.num_committed() < len(expected):
+                if run.has_ended():
+                    run.start()
+                (kind,) = chance.choices(KINDS, _WEIGHTS)
+                if kind != "driver":
+                    run.wait_for(kind)
+                # A driver may die at any moment from its start on.
+                time.sleep(chance.uniform(0, 8 if kind == "driver" else 1))
+                victims = run.processes(kind)
+                if run.has_ended() or not victims:
+                    continue
+                encoded, committed = run.num_encoded(), run.num_committed()
+                if kind == "driver":
+                    run.kill_driver()
+                    committed = run.num_committed()
+                    tallies[kind].repeated.append(max(0, encoded - (committed - run.num_at_start)))
+                    run.start()
+                else:
+                    _kill(chance.choice(victims))
+                at_s = time.monotonic()
+                here.add(kind)
+                tallies[kind].injected += 1
+                done += 1
+                run.wait_for_more_than(committed)
+                tallies[kind].recovery_s.append(round(time.monotonic() - at_s, 2))
+                typer.echo(f"{done} of {rounds}: {kind} killed, next commit after {tallies[kind].recovery_s[-1]} s", err=True)
+            run.finish()
+            for kind in here:
+                tallies[kind].judge(run, expected)
     return list(tallies.values())
 
 
@@ -255,29 +271,29 @@ def _network(source: str, folder: str, seed: int, expected: Rows) -> list[Tally]
 
         tallies = {fault: Tally(fault=fault) for fault in (*NETWORK, "expired")}
         proxy.plan.rates = {fault: 0.01 if fault == "stall" else 0.04 for fault in NETWORK}
-        run = _Run(bucket.url, "s3://photoark-faults/archive", Path(folder) / "log", AWS_ENDPOINT_URL=proxy.url)
-        run.finish()
-        for fault in NETWORK:
-            tallies[fault].injected = proxy.injected[fault]
-            tallies[fault].judge(run, expected)
+        with _Run(bucket.url, "s3://photoark-faults/archive", Path(folder) / "log", AWS_ENDPOINT_URL=proxy.url) as run:
+            run.finish()
+            for fault in NETWORK:
+                tallies[fault].injected = proxy.injected[fault]
+                tallies[fault].judge(run, expected)
 
         proxy.plan.rates = {}
-        run = _Run(bucket.url, "s3://photoark-faults/second", Path(folder) / "log", AWS_ENDPOINT_URL=proxy.url)
-        run.start()
-        run.wait_for_more_than(0)
-        proxy.plan.rates = {"expired": 1}
-        assert run.driver is not None
-        if run.driver.wait(_PATIENCE_S) and "renew them" not in run.output():
-            raise PhotoarkError(f"credentials expired, and nobody was told: {run.output()[-500:]}")
-        proxy.plan.rates = {}
-        committed, at_s = run.num_committed(), time.monotonic()
-        tallies["expired"].repeated.append(max(0, run.num_encoded() - committed))
-        run.start()
-        run.wait_for_more_than(committed)
-        tallies["expired"].recovery_s.append(round(time.monotonic() - at_s, 2))
-        run.finish()
-        tallies["expired"].injected = proxy.injected["expired"]
-        tallies["expired"].judge(run, expected)
+        with _Run(bucket.url, "s3://photoark-faults/second", Path(folder) / "log", AWS_ENDPOINT_URL=proxy.url) as run:
+            run.start()
+            run.wait_for_more_than(0)
+            proxy.plan.rates = {"expired": 1}
+            assert run.driver is not None
+            if run.driver.wait(_PATIENCE_S) and "renew them" not in run.output():
+                raise PhotoarkError(f"credentials expired, and nobody was told: {run.output()[-500:]}")
+            proxy.plan.rates = {}
+            committed, at_s = run.num_committed(), time.monotonic()
+            tallies["expired"].repeated.append(max(0, run.num_encoded() - committed))
+            run.start()
+            run.wait_for_more_than(committed)
+            tallies["expired"].recovery_s.append(round(time.monotonic() - at_s, 2))
+            run.finish()
+            tallies["expired"].injected = proxy.injected["expired"]
+            tallies["expired"].judge(run, expected)
         if any(bucket.read(name) != data for name, data in photos.items()):
             raise PhotoarkError("the source is not what it was")
     return list(tallies.values())
