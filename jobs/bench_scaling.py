@@ -57,8 +57,8 @@ def bench_scaling(
     typer.echo(f"a simulated GPU takes {ms_per_megapixel:g} ms a megapixel; {os.cpu_count()} cores do the rest for all of them")
     for run in runs:
         typer.echo(
-            f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s; in steady state "
-            f"efficiency {run['efficiency'] or 0:.1%}, codecs busy {run['codec_busy_ratio']:.1%}; driver "
+            f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s; in "
+            f"steady state, efficiency {run['efficiency'] or 0:.1%}, codecs busy {run['codec_busy_ratio']:.1%}; driver "
             f"{run['driver_cpu_share']:.1%} of a core, commits {run['commit_share']:.1%} of the time; first commit after "
             f"{run['first_commit_s']:.1f} s"
         )
@@ -242,7 +242,7 @@ def _model(costs: Costs) -> list[dict[str, Any]]:
         for gpus in GPUS
         if gpus >= drivers
     ]
-    return [asdict(setup) | asdict(simulate(costs, setup)) for setup in setups]
+    return [asdict(setup) | asdict(simulate(costs, setup, seconds=300)) for setup in setups]
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:

@@ -43,6 +43,7 @@ def decode(
         format=format.upper() if format else None,
         original=original,
         options=settings.codec_options(),
+        pool=settings.pool_options(),
     )
     with connected(settings.ray_address), shown(verb="decoding", as_json=as_json) as on_progress:
         summary = run(job, on_progress)

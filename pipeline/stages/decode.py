@@ -22,6 +22,7 @@ from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 from pipeline.stages.job import JobSummary, actor_options, prepare
+from pipeline.stages.resources import DEFAULT_POOL, PoolOptions
 from pipeline.storage import Storage
 
 
@@ -39,6 +40,7 @@ class DecodeJob:
     """Hand out the source files' own bytes, where they were stored, instead of what is decoded."""
     options: CodecOptions = CodecOptions()
     batch_photos: int = 32
+    pool: PoolOptions = DEFAULT_POOL
 
 
 def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
@@ -55,7 +57,7 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     if not fragments:
         return summary
     total = sum(fragment.num_rows for fragment in fragments)
-    plan = prepare(job.options.device)
+    plan = prepare(job.options.device, job.pool, total)
     settings = DecodeSettings(
         destination=Storage(job.destination).url,
         options=replace(job.options, device=plan.device),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
@@ -15,6 +16,7 @@ from pipeline.container_check import check_container
 from pipeline.errors import PhotoarkError, StreamError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.restoration import decode_row, decoder, file_of, original_of
+from pipeline.stages.metrics import record_restored
 from pipeline.storage import Storage
 
 RESULT_SCHEMA = pa.schema(
@@ -62,7 +64,14 @@ class DecodeWorker:
             with self._codec_lock:
                 decoded = self._decode(batch)
             written += [self._threads.submit(self._write, row, pixels) for row, pixels in zip(batch, decoded, strict=True)]
-        return pa.Table.from_pylist([future.result() for future in written], schema=RESULT_SCHEMA)
+        results = pa.Table.from_pylist([future.result() for future in written], schema=RESULT_SCHEMA)
+        num_restored = results["reason"].null_count
+        record_restored(
+            num_restored=num_restored,
+            num_failed=results.num_rows - num_restored,
+            bytes_out=pc.sum(results["num_bytes"]).as_py() or 0,
+        )
+        return results
 
     def _decode(self, rows: Sequence[EncodedPhoto]) -> list[Pixels | PhotoarkError]:
         """Pixels, or what went wrong; a batch that fails is halved until the stream that fails stands alone."""
