@@ -14,15 +14,19 @@ from pipeline.archive.compare import version_of
 from pipeline.archive.references import reference
 from pipeline.archive.summary import summarise
 from pipeline.archive.verify import verify
+from pipeline.codecs.points import CodecAt
 from pipeline.container_check import check_container
 from pipeline.progress import Progress
-from pipeline.records import BLOB_COLUMNS, EncodedPhoto, KeepOriginal, Outcome
+from pipeline.records import BLOB_COLUMNS, EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
 from pipeline.restoration import decode_row, restore
 from pipeline.sources.folder import list_photos
 from pipeline.stages.changes import find_work
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
+from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
 from pipeline.stages.estimate import estimate
+from pipeline.stages.reading import read_block
+from pipeline.stages.work import split_work
 from pipeline.storage import Storage
 from tests.pipeline.archive.test_archive import versions
 from tests.pipeline.stages.test_encode_decode import tree
@@ -104,6 +108,22 @@ def test_with_checksums_the_bytes_decide(job: EncodeJob) -> None:
     assert {key for key in KEYS if after[key] != before[key]} == {"5.jpg", "6.jpg"}
     assert after["5.jpg"].source_sha256 == tree(path.parent)["5.jpg"] != before["5.jpg"].source_sha256
     assert after["6.jpg"].image == before["6.jpg"].image
+
+
+def test_a_row_tells_of_the_bytes_that_were_read(job: EncodeJob) -> None:
+    """Where a source changes between its listing and its reading."""
+    source = Path(job.source)
+    for key in ("8.jpg", "9.jpg"):
+        (source / key).write_bytes(photo(80))
+    listed = list_photos(job.source)
+    (source / "8.jpg").write_bytes(photo(81) + b"and more")
+    set_time(source / "8.jpg", 1_800_000_000.5)
+    worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
+    rows, _ = split_work(worker(read_block(photos_to_table(listed[-2:]))))
+    assert Archive.open(job.archive).commit(encoded_from_table(rows)) == 2
+    assert rows_of(job)["8.jpg"].source_sha256 == tree(source)["8.jpg"]
+    assert find_work(list_photos(job.source), Archive.open(job.archive)).num_unchanged == 10
+    assert set(find_work(listed, Archive.open(job.archive)).seen) == {"8.jpg"}
 
 
 def test_a_job_that_read_an_earlier_version_does_not_win(job: EncodeJob, tmp_path: Path) -> None:
