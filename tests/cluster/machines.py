@@ -36,8 +36,8 @@ class Autoscaled:
         result = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=True)
         return int(result.stdout.split()[-1])
 
-    def wait_until_released(self, within_s: float) -> float:
-        """Seconds until no machine with a GPU is left.
+    def wait_until_released(self, within_s: float) -> None:
+        """Until no machine with a GPU is left.
 
         Raises:
             TimeoutError: some were left after `within_s`.
@@ -47,7 +47,6 @@ class Autoscaled:
             if time.monotonic() - started_s > within_s:
                 raise TimeoutError(f"GPU machines were still there after {within_s} s")
             time.sleep(1)
-        return time.monotonic() - started_s
 
 
 @contextmanager
