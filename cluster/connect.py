@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,7 +53,15 @@ def connected(address: str | None = None, *, num_gpus: int | None = None) -> Ite
     try:
         yield
     finally:
+        _await_threads()
         ray.shutdown()
+
+
+def _await_threads() -> None:
+    """Let Ray Data's threads that read results end: one that asks for something when Ray is gone ends the process, before anybody says why."""
+    for thread in threading.enumerate():
+        if thread.name == "iter_threaded":
+            thread.join(timeout=10)
 
 
 def _keep_token_private() -> None:
