@@ -58,7 +58,7 @@ def connected(address: str | None = None, *, num_gpus: int | None = None) -> Ite
 
 
 def _await_threads() -> None:
-    """Let Ray Data's threads that read results end: one that asks for something when Ray is gone ends the process, before anybody says why."""
+    """Let Ray Data's threads end: one that asks for something when Ray is gone ends the process, before anybody says why."""
     for thread in threading.enumerate():
         if thread.name == "iter_threaded":
             thread.join(timeout=10)

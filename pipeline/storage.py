@@ -257,7 +257,8 @@ _MAX_READS = 3
 
 def told(error: BaseException) -> str:
     """An error of a store in one line (the SDKs spread theirs), and what to do about it where its cause is known."""
-    message = " ".join(str(error).split())
+    # Rust adds a backtrace.
+    message = " ".join(re.split(r"\s+0: ", str(error))[0].split())
     return message + s3.hint(message)
 
 

@@ -48,7 +48,7 @@ def again(act: Callable[[], T]) -> T:
 def test_work_goes_on_through_faults(fault: str, proxy: FaultProxy, s3_url: str, photo_files: dict[str, bytes]) -> None:
     source = Storage(f"{s3_url}/photos")
     archive = Archive.open_or_create(f"{s3_url}/archive")
-    proxy.plan = FaultPlan(rates={fault: {"stall": 0.03, "flip_upload": 0.4}.get(fault, 0.15)}, stall_s=2)
+    proxy.plan = FaultPlan(rates={fault: {"stall": 0.03, "flip": 0.06, "flip_upload": 0.4}.get(fault, 0.15)}, stall_s=2)
 
     for name, data in photo_files.items():
         again(lambda name=name, data=data: source.write(name, data[:20_000]))  # type: ignore[misc]
