@@ -27,10 +27,11 @@ class Autoscaled:
     environment: dict[str, str]
 
     def gpu_nodes(self) -> int:
-        """How many are alive now, asked from a process that joins for the question."""
+        """How many are alive now. A driver that joined for the question would keep them from being idle."""
         code = (
-            "import ray, logging; ray.init(address='auto', logging_level=logging.ERROR, log_to_driver=False); "
-            "print(sum(n['Alive'] and n['Resources'].get('GPU', 0) > 0 for n in ray.nodes()))"
+            "import os; from ray._raylet import GcsClient; "
+            "nodes = GcsClient(address=os.environ['RAY_ADDRESS']).get_all_node_info().values(); "
+            "print(sum(node.state == 0 and node.resources_total.get('GPU', 0) > 0 for node in nodes))"
         )
         command = [sys.executable, "-W", "ignore", "-c", code]
         result = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=True)
