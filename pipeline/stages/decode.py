@@ -1,28 +1,32 @@
 """Decode an archive into image files.
 
 row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written -> driver counts
+what did not come out, because a process ended -> each photo in a process of its own: a file, or a reason why not
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain
 from typing import cast
 
 import pyarrow as pa
 import ray.data
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import resolve
+from pipeline.archive.lookup import find, resolve
 from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import ArchiveDamagedError
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
-from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
+from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker, not_restored
+from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
-from pipeline.stages.resources import DEFAULT_POOL, PoolOptions
+from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
 from pipeline.storage import Storage
 
 
@@ -80,9 +84,12 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
             **(actor_options(plan) | {"batch_size": job.batch_photos}),
         )
     )
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in cast(pa.Table, batch).to_pylist():
+    stream = cast(Iterator[pa.Table], results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    done: set[str] = set()
+    for batch in chain(stream, _each_alone(archive, job, fragments, settings, plan, done)):
+        for row in batch.to_pylist():
             summary.num_photos += 1
+            done.add(row["key"])
             if row["reason"] is not None:
                 summary.fail(row["key"], row["reason"])
                 continue
@@ -100,6 +107,39 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
         )
     summary.elapsed_s = clock.elapsed_s
     return summary
+
+
+def _each_alone(
+    archive: Archive,
+    job: DecodeJob,
+    fragments: Sequence[Fragment],
+    settings: DecodeSettings,
+    plan: PoolPlan,
+    done: Collection[str],
+) -> Iterator[pa.Table]:
+    """Results of the photos that, when this is first asked, are not `done`: Ray leaves out blocks whose process ended."""
+    if job.include is None and len(done) == sum(fragment.num_rows for fragment in fragments):
+        return
+    missing = [key for key in _keys(archive.storage, fragments, job.include) if key not in done]
+    if not missing:
+        return
+    tables = {key: partial(_row_of, archive.storage.url, key, original=job.original) for key in missing}
+    for key, result in each_alone(DecodeWorker, settings, plan, tables):
+        yield not_restored(key, result) if isinstance(result, str) else result
+
+
+def _keys(storage: Storage, fragments: Sequence[Fragment], include: str | None) -> Iterator[str]:
+    """Keys of what was to be restored, but for damaged row groups, which were told of."""
+    for fragment in fragments:
+        try:
+            keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
+        except ArchiveDamagedError:
+            continue
+        yield from (key for key in keys if include is None or fnmatchcase(key, include))
+
+
+def _row_of(archive_url: str, key: str, *, original: bool) -> pa.Table:
+    return encoded_to_table([find(Archive.open(archive_url), key, with_original=original)])
 
 
 def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, original: bool = False) -> pa.Table:

@@ -96,9 +96,18 @@ class DecodeWorker:
             data = original_of(row) if self._settings.original else self._file_of(row, pixels)
             self._storage.write(row.key, data, modified_at=row.modified_at)
         except PhotoarkError as error:
-            return {"key": row.key, "num_bytes": None, "num_pixels": None, "reason": error.message}
+            return _not_restored(row.key, error.message)
         num_pixels = (row.width or 0) * (row.height or 0)
         return {"key": row.key, "num_bytes": len(data), "num_pixels": num_pixels, "reason": None}
+
+
+def not_restored(key: str, reason: str) -> pa.Table:
+    """The result of a photo that did not come back."""
+    return pa.Table.from_pylist([_not_restored(key, reason)], schema=RESULT_SCHEMA)
+
+
+def _not_restored(key: str, reason: str) -> dict[str, object]:
+    return {"key": key, "num_bytes": None, "num_pixels": None, "reason": reason}
 
 
 def _batches(rows: Sequence[EncodedPhoto], *, max_pixels: int) -> list[list[EncodedPhoto]]:

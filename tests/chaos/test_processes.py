@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,24 @@ def test_a_photo_that_ends_its_process_every_time_fails_alone(tmp_path: Path) ->
     mended = photoark("retry", source, archive, "--codec", "webp")
     assert mended.returncode == 0, mended.stderr
     assert {row.outcome for row in read_rows(Archive.open(str(archive)))} == {Outcome.ENCODED}
+
+
+@pytest.mark.parametrize("pattern", ["*", "00*"])
+def test_a_stream_that_ends_its_process_every_time_is_told_and_the_others_come_back(tmp_path: Path, pattern: str) -> None:
+    source, archive, restored = tmp_path / "photos", tmp_path / "archive", tmp_path / "restored"
+    photos = write_photos(source, 20)
+    Image.new("RGB", (161, 121)).save(source / "003.jpg")
+    assert photoark("encode", source, archive, "--codec", "webp").returncode == 0
+    (tmp_path / "site").mkdir()
+    killer = KILLER.replace('comment == b"out of memory"', "image.size == (161, 121)")
+    (tmp_path / "site" / "sitecustomize.py").write_text(killer)
+    result = photoark("decode", archive, restored, "--include", pattern, "--json", PYTHONPATH=f"{tmp_path / 'site'}")
+    assert result.returncode == 3, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    ((key, reason),) = summary["failures"]
+    assert key == "003.jpg"
+    assert "ended the process" in reason
+    assert {path.name for path in restored.iterdir()} == {name for name in photos if fnmatch(name, pattern)} - {"003.jpg"}
 
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
