@@ -97,7 +97,7 @@ def stream_header(stream: bytes, codec: str) -> PhotoHeader:
         CorruptStreamError: it is no such stream, or none that can be decoded.
     """
     try:
-        header = probe(stream)
+        header = probe(stream, is_stream=True)
     except PhotoError as error:
         raise CorruptStreamError(f"the {codec} stream cannot be decoded: {error.message}") from error
     if header.format != FORMATS[codec].pillow_name or header.unsupported:

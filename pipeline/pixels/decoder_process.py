@@ -66,7 +66,7 @@ def main() -> None:
 def _answer(request: dict[str, Any], data: bytes, descriptors: list[int]) -> tuple[dict[str, Any], bytes]:
     try:
         if request["do"] == "probe":
-            return _probed(probe(data, limits=PixelLimits(**request["limits"])))
+            return _probed(probe(data, limits=PixelLimits(**request["limits"]), is_stream=request["is_stream"]))
         width, height = request["width"], request["height"]
         _fill(descriptors[0], data, width, height, request["orientation"])
     except UnsupportedPhotoError as error:

@@ -45,10 +45,13 @@ class PixelLimits:
 DEFAULT_LIMITS = PixelLimits()
 
 
-def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
+def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool = False) -> PhotoHeader:
     """Look at the header of an image file.
 
     A sound image that no pixel codec may take has `unsupported` set to the reason.
+
+    Args:
+        is_stream: it is what a codec made of a photo, so its format need not be one that files come back in.
 
     Raises:
         UnreadablePhotoError: the bytes are no image that can be opened.
@@ -74,7 +77,9 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
             mode=image.mode,
             orientation=orientation,
             metadata=metadata,
-            unsupported=_unsupported(image, data, limits, is_animated=claim is not None and claim.is_animated),
+            unsupported=_unsupported(
+                image, data, limits, is_animated=claim is not None and claim.is_animated, is_stream=is_stream
+            ),
         )
 
 
@@ -106,7 +111,7 @@ def _beyond(width: int, height: int, num_bytes: int, limits: PixelLimits) -> str
     return None
 
 
-def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_animated: bool) -> str | None:
+def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_animated: bool, is_stream: bool) -> str | None:
     if reason := _beyond(image.width, image.height, len(data), limits):
         return reason
     if is_animated:
@@ -127,7 +132,7 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_ani
         return "CMYK colours"
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         return "transparency"
-    if image.format not in WRITABLE_FORMATS:
+    if not is_stream and image.format not in WRITABLE_FORMATS:
         return f"a {image.format} file, which could not be written back with all that is in it"
     if image.mode not in _MODES:
         return f"pixels of mode {image.mode}"

@@ -41,7 +41,7 @@ _MAX_REPLY_BYTES = 64 << 20
 """Of a reply beyond the length of the file: metadata may have been compressed in it."""
 
 
-def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
+def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool = False) -> PhotoHeader:
     """See `pipeline.pixels.probe.probe`.
 
     Raises:
@@ -50,7 +50,7 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> PhotoHeader:
     """
     claim = read_claim(data)
     num_pixels = 0 if claim is None else min(claim.width * claim.height, limits.max_pixels)
-    told, extra = _ask({"do": "probe", "limits": asdict(limits)}, data, num_pixels, limits)
+    told, extra = _ask({"do": "probe", "limits": asdict(limits), "is_stream": is_stream}, data, num_pixels, limits)
     blocks = {}
     for name, length in told.pop("metadata").items():
         blocks[name], extra = extra[:length], extra[length:]
