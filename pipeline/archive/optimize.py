@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.archive.commit import Archive, ShardInfo
+from pipeline.archive.commit import Archive
+from pipeline.archive.log import ShardInfo
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import write_shard
@@ -37,7 +38,7 @@ def optimize(archive: Archive, *, target_bytes: int = SHARD_BYTES, dry_run: bool
         ArchiveDamagedError: a shard to be merged is missing or damaged; what was merged before it stays.
         StorageError: a shard cannot be written.
     """
-    archive.refresh()
+    archive.log.refresh()
     num_before = len(archive.shards())
     groups = plan(archive.shards(), target_bytes=target_bytes)
     merged = [group for group in groups if dry_run or _merge(archive, group)]
@@ -68,7 +69,7 @@ def _merge(archive: Archive, group: Sequence[ShardInfo]) -> bool:
     merged = write_shard(archive.storage, rows)
     while paths <= {shard.path for shard in archive.shards()}:
         # Another writer's commit elsewhere does not change what these shards hold.
-        if archive.swap(paths, [merged], data_change=False):
+        if archive.log.swap(paths, [merged], data_change=False):
             return True
-        archive.refresh()
+        archive.log.refresh()
     return False

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.archive.commit import ShardInfo
 from pipeline.archive.footer import Bounds, column_bounds
+from pipeline.archive.log import ShardInfo
 from pipeline.archive.shard_reader import check_num_rows, is_as_written
 from pipeline.errors import StorageError
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table

@@ -41,8 +41,8 @@ def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, 
         raise SettingError(f"--retention-hours {retention_hours}: give 0 or more")
     files = list(archive.storage.list())
     # After the listing: a file that was committed in between is named by the log then.
-    archive.refresh()
-    free = set(archive.unreferenced(retention_hours))
+    archive.log.refresh()
+    free = set(archive.log.unreferenced(retention_hours))
     before = datetime.now(UTC) - timedelta(hours=retention_hours)
     going = [
         file

@@ -68,7 +68,7 @@ def verify(
     """
     # Files first: what is committed in between is then in the log, and no orphan.
     files = list(archive.storage.list())
-    archive.refresh()
+    archive.log.refresh()
     shards = sorted(archive.shards(), key=lambda shard: (shard.least_key, shard.path))
     damages: list[Damage] = []
     shard_of: dict[str, str] = {}
@@ -110,7 +110,7 @@ def verify(
         for file in files
         if file.path not in named and not file.path.startswith(_LOG_FOLDER)
     ]
-    if fault := archive.log_fault():
+    if fault := archive.log.fault():
         # What a lost line of the log hurts are the photos of shards that lie there and that it no longer names.
         hidden = _keys_in(archive.storage, [orphan.path for orphan in orphans]) - shard_of.keys()
         damages.append(Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(hidden)), what=fault))

@@ -1,4 +1,4 @@
-"""What a job would take on a cluster of a given size: plain arithmetic over an estimate, with the limits that were measured."""
+"""What a job would take on a cluster of a given size: plain arithmetic over an estimate and what is assumed of the pipeline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pipeline.stages.estimate import Estimate
 from pipeline.stages.resources import PoolPlan
 
 EFFICIENCY = 0.95
-"""Of the ideal speed of a pool: what `photoark bench scaling` is held to."""
+"""Of the ideal speed of a pool: the target; `infra/benchmarks/results/scaling*` has what was measured."""
 START_S = 30.0
-"""From the start of a job to its first committed shard, beside the loading of the model."""
-DRIVER_PHOTOS_PER_S = 1000.0
-"""What one driver gathers, writes and commits (`infra/benchmarks/README.md`); more need further drivers."""
+"""From the start of a job to its first committed shard, beside the loading of the model: the target."""
+DRIVER_PHOTOS_PER_S = 700.0
+"""What one driver gathers, writes and commits, roughly (`infra/README.md`, "How far one job scales"); more need several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

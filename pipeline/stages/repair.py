@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 
-from pipeline.archive.commit import Archive, ShardInfo
+from pipeline.archive.commit import Archive
+from pipeline.archive.log import ShardInfo
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
 from pipeline.archive.shard_reader import SHARD_NAME, read_shard
 from pipeline.archive.shard_writer import render_shard, write_shard
@@ -120,7 +121,7 @@ def _mend_log(archive: Archive, report: VerifyReport) -> int:
             back += [row for row in read_shard(archive.storage, path) if row.key not in known]
     rows = list({row.key: row for row in back}.values())
     shards = [write_shard(archive.storage, rows)] if rows else []
-    if not archive.swap([], shards, accept_log=True):
+    if not archive.log.swap([], shards, accept_log=True):
         raise ArchiveError(f"{archive.storage.url}: another writer was faster; run the command again")
     return len(rows)
 

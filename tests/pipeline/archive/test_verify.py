@@ -173,7 +173,7 @@ def test_orphans_are_listed_and_are_no_damage(archive: Archive) -> None:
 def test_a_key_that_is_there_twice_is_named_with_both_shards(archive: Archive) -> None:
     path = spoilt(archive)
     twin = write_shard(archive.storage, [row("03.jpg")])
-    assert archive.swap([], [twin])
+    assert archive.log.swap([], [twin])
     (damage,) = verified(archive).damages
     assert (damage.kind, damage.keys) == (DamageKind.DUPLICATE, ("03.jpg",))
     assert {damage.shard, damage.what.split()[-1]} == {twin.path, path.name}
@@ -223,7 +223,7 @@ def test_a_legacy_name_proves_nothing_and_a_shard_of_another_writer_is_read(arch
 def replace_in_log(archive: Archive, old: str, new: Path) -> str:
     """Let the file `new` stand in the log for the shard `old`."""
     made, _ = render_shard(read_shard(archive.storage, old))
-    archive.swap([old], [replace(made, path=new.name, size_bytes=new.stat().st_size)])
+    archive.log.swap([old], [replace(made, path=new.name, size_bytes=new.stat().st_size)])
     return new.name
 
 

@@ -12,7 +12,8 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 from PIL import Image
 
-from pipeline.archive.commit import Archive, ShardInfo
+from pipeline.archive.commit import Archive
+from pipeline.archive.log import ShardInfo
 from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import write_shard
@@ -219,7 +220,7 @@ def test_statistics_and_repeated_keys_are_set_right_without_encoding(job: Encode
     assert {(s.path, s.num_rows, s.least_key, s.greatest_key) for s in Archive.open(job.archive).shards()} == published
     archive = Archive.open(job.archive)
     worse = write_shard(archive.storage, [row("0.jpg", outcome=Outcome.FAILED), row("x.jpg")])
-    assert archive.swap([], [worse])
+    assert archive.log.swap([], [worse])
     mended(job)
     assert find(Archive.open(job.archive), "0.jpg") == before["0.jpg"]
     assert rows_of(job).keys() == {*KEYS, "x.jpg"}

@@ -1,0 +1,236 @@
+"""The log of an archive, which delta-rs owns: which shards count, and one commit after the other.
+
+The log has no checksum of its own. So each commit records a fingerprint of all that the log names after it; a flipped bit that
+loses a shard, or brings one back, is then noticed, and nobody builds on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, Field, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+
+from pipeline.archive.schema import schema_with_features
+from pipeline.archive.shard_reader import GREATEST_KEY
+from pipeline.archive.shard_writer import Shard
+from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
+from pipeline.storage import Storage, check_relative, told
+
+APP_ID = "photoark-encode"
+"""All writers use one id: that is what makes two commits at once conflict."""
+_FINGERPRINT = "photoark.fingerprint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """What the log says of a shard."""
+
+    path: str
+    size_bytes: int
+    num_rows: int
+    """-1 where the log does not say."""
+    least_key: str
+    """The least there can be, where the log does not say."""
+    greatest_key: str
+
+
+class Log:
+    """The log as it is in memory, since `refresh` or since this object's own last commit."""
+
+    def __init__(self, storage: Storage) -> None:
+        """Read it.
+
+        Raises:
+            ArchiveNotFoundError: there is none.
+            ArchiveError: it cannot be read.
+        """
+        self._storage = storage
+        self._shards: tuple[int, list[ShardInfo]] | None = None
+        """Version, and what it names: asking delta-rs anew takes time for every shard."""
+        try:
+            self._open_anew()
+        except TableNotFoundError as error:
+            raise ArchiveNotFoundError(f"there is no archive at {storage.url}; make one with `photoark encode`") from error
+        except (DeltaError, OSError) as error:
+            raise ArchiveError(f"the archive at {storage.url} cannot be opened: {told(error)}") from error
+
+    @classmethod
+    def open_or_create(cls, storage: Storage) -> Log:
+        """Read it, or begin one; the schema of an earlier version gets the columns that have come since.
+
+        Raises:
+            ArchiveError: it can be neither opened nor made.
+        """
+        schema = Schema.from_arrow(schema_with_features())
+        try:
+            DeltaTable.create(
+                storage.url,
+                schema=schema,
+                mode="ignore",
+                storage_options=storage.delta_options(),
+                description="Photos as bitstreams; made by photoark",
+            )
+        except (DeltaError, OSError) as error:
+            raise ArchiveError(f"no archive can be made at {storage.url}: {told(error)}") from error
+        log = cls(storage)
+        if lacking := log._lacking(schema):
+            try:
+                log._table.alter.add_columns(lacking)
+            except (DeltaError, OSError) as error:
+                log.refresh()
+                if log._lacking(schema):  # no other writer was faster
+                    raise ArchiveError(f"the archive at {storage.url} cannot take new columns: {told(error)}") from error
+        return log
+
+    def refresh(self) -> None:
+        """Take up what others committed since.
+
+        Raises:
+            ArchiveError: the log cannot be read.
+        """
+        options = self._storage.delta_options()
+        try:
+            if options == self._options:
+                self._table.update_incremental()
+            else:  # credentials were renewed
+                self._open_anew()
+            if self.fault():
+                self._open_anew()  # it may have been hurt on its way here
+        except (DeltaError, OSError) as error:
+            raise ArchiveError(f"the log of {self._storage.url} cannot be read: {told(error)}") from error
+
+    def _open_anew(self) -> None:
+        self._sound_version = -1  # of the log in memory, the last whose fingerprint was looked at
+        self._shards = None
+        self._options = self._storage.delta_options()
+        self._table = DeltaTable(self._storage.url, storage_options=self._options)
+
+    def fault(self) -> str | None:
+        """What is wrong with the log, if what it names is not what the last commit left. Other programs' commits tell nothing.
+
+        Raises:
+            StorageError: the log cannot be read.
+        """
+        if self._table.version() == self._sound_version:
+            return None
+        path = f"_delta_log/{self._table.version():020d}.json"
+        try:
+            actions = [json.loads(line) for line in self._storage.read(path).decode().splitlines()]
+            promised = [action["commitInfo"].get(_FINGERPRINT) for action in actions if "commitInfo" in action]
+        except (ValueError, TypeError, AttributeError) as error:
+            return f"the log is damaged: {path}: {told(error)}"
+        if promised in ([], [None], [self._fingerprint(self.shards())]):
+            self._sound_version = self._table.version()
+            return None
+        return "the log is damaged: what it names is not what its last commit left"
+
+    def shards(self) -> list[ShardInfo]:
+        """Every shard that the log names."""
+        version = self._table.version()
+        if self._shards is None or self._shards[0] != version:
+            actions = pa.table(self._table.get_add_actions(flatten=True)).to_pylist()
+            self._shards = version, [_shard_info(action) for action in actions]
+        return list(self._shards[1])
+
+    def swap(
+        self, removed: Iterable[str], added: Sequence[Shard], *, data_change: bool = True, accept_log: bool = False
+    ) -> bool:
+        """Commit once: shards leave the log and written ones enter it, together. Their files stay until `vacuum`.
+
+        Args:
+            data_change: False says to readers of changes that the rows are the same as before.
+            accept_log: build on the log as it is, even though it is not what the last commit left.
+
+        Returns:
+            False if another writer committed since `refresh`; nothing happened then.
+
+        Raises:
+            ArchiveDamagedError: the log is.
+            StorageError: the log cannot be written.
+        """
+        if not accept_log and (fault := self.fault()):
+            cure = "photoark verify ARCHIVE says whom it hurts, --against SRC --repair mends it"
+            raise ArchiveDamagedError(f"{self._storage.url}: {fault}; {cure}")
+        now_ms = int(time.time() * 1000)
+        adding = {shard.path for shard in added}
+        # The same rows make the same file: such a shard stays, and the log takes up its statistics anew.
+        before, out = self.shards(), set(removed) - adding
+        leaving = [shard for shard in before if shard.path in out]
+        after = [shard for shard in before if shard.path not in out | adding] + [_info_of(shard) for shard in added]
+        actions: list[AddAction | RemoveAction] = [
+            *(RemoveAction(shard.path, data_change, now_ms, size=shard.size_bytes, partition_values={}) for shard in leaving),
+            *(
+                AddAction(
+                    path=shard.path,
+                    size=shard.size_bytes,
+                    partition_values={},
+                    modification_time=shard.modified_ms,
+                    data_change=data_change,
+                    stats=shard.statistics,
+                )
+                for shard in added
+            ),
+        ]
+        log_version = self._table.version()
+        try:
+            properties = CommitProperties(
+                custom_metadata={_FINGERPRINT: self._fingerprint(after)},
+                app_transactions=[Transaction(APP_ID, (self._table.transaction_version(APP_ID) or 0) + 1)],
+                max_commit_retries=0,
+            )
+            self._table.create_write_transaction(actions, "append", self._table.schema(), commit_properties=properties)
+        except (DeltaError, OSError) as error:
+            self.refresh()
+            if self._table.version() == log_version:
+                raise StorageError(f"the log of {self._storage.url} cannot be written: {told(error)}") from error
+            # Another writer's commit, or ours, whose answer was lost on the way.
+            now = {shard.path for shard in self.shards()}
+            return adding <= now and not out & now
+        self.refresh()
+        return True
+
+    def unreferenced(self, retention_hours: int) -> list[str]:
+        """Files that neither the log nor, within the last `retention_hours`, an older version of it names."""
+        return self._table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    def _lacking(self, schema: Schema) -> list[Field]:
+        known = {field.name for field in self._table.schema().fields}
+        return [field for field in schema.fields if field.name not in known]
+
+    def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
+        named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)
+        return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
+
+
+def _info_of(shard: Shard) -> ShardInfo:
+    statistics = json.loads(shard.statistics)
+    return ShardInfo(
+        path=shard.path,
+        size_bytes=shard.size_bytes,
+        num_rows=shard.num_rows,
+        least_key=statistics["minValues"]["key"],
+        greatest_key=statistics["maxValues"]["key"],
+    )
+
+
+def _shard_info(action: dict[str, Any]) -> ShardInfo:
+    try:
+        check_relative(action["path"])
+    except StorageError as error:
+        raise ArchiveDamagedError(f"the log names a file outside of the archive: {error.message}") from error
+    num_rows, least, greatest = (action.get(name) for name in ("num_records", "min.key", "max.key"))
+    return ShardInfo(
+        path=action["path"],
+        size_bytes=action["size_bytes"],
+        num_rows=-1 if num_rows is None else num_rows,
+        least_key="" if least is None else least,
+        greatest_key=GREATEST_KEY if greatest is None else greatest,
+    )
