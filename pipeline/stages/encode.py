@@ -35,6 +35,7 @@ from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions, codec_names, uses_gpu
 from pipeline.errors import PhotoarkError, SettingError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox import read_pixels
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.records import (
@@ -49,7 +50,7 @@ from pipeline.records import (
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
 from pipeline.stages.changes import Work, find_work
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCodecs
+from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCodecs, ReadPixels
 from pipeline.stages.history import History
 from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
@@ -98,6 +99,8 @@ class EncodeJob:
     pool: PoolOptions = DEFAULT_POOL
     codecs: MakeCodecs = codecs_at
     """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
+    read_pixels: ReadPixels = read_pixels
+    """As of `EncodeSettings`."""
 
     def __post_init__(self) -> None:
         if self.codec not in codec_names():
@@ -129,6 +132,7 @@ class EncodeJob:
             options=self.options,
             limits=self.limits,
             codecs=self.codecs,
+            read_pixels=self.read_pixels,
         )
 
     def may_share(self, row: EncodedPhoto) -> bool:

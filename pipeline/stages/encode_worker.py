@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MakeCodecs = Callable[[Iterable[CodecAt], CodecOptions], Iterable[Codec]]
 """Makes the codec of each rung in turn."""
+ReadPixels = Callable[..., Pixels]
+"""`pipeline.pixels.sandbox.read_pixels`, or what stands for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class EncodeSettings:
     """Threads that decode pixels."""
     codecs: MakeCodecs = codecs_at
     """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
+    read_pixels: ReadPixels = read_pixels
+    """Decodes a file; another one for who measures a pipeline without the cores that this takes."""
 
     def scorer(self) -> Scorer | None:
         """What measures for the gate; None without one.
@@ -173,7 +177,7 @@ class EncodeWorker:
                 return _Job(self._kept(row, data, None))
             if header.unsupported:
                 return _Job(self._kept(row, data, header.unsupported))
-            return _Job(row, read_pixels(data, header, limits=self._settings.limits))
+            return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
         except PhotoError as error:
             return _Job(replace(row, reason=error.message))
         except MemoryError:
