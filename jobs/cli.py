@@ -25,6 +25,7 @@ from jobs.optimize import optimize
 from jobs.plan import plan
 from jobs.restore import restore
 from jobs.retry import retry
+from jobs.salvage import salvage
 from jobs.stat import stat
 from jobs.train import train
 from jobs.vacuum import vacuum
@@ -41,7 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS = (
-    encode, plan, decode, restore, ls, stat, verify, retry, optimize, vacuum, demo, evaluate, train, freeze, import_weights,
+    encode, plan, decode, restore, ls, stat, verify, retry, optimize, vacuum, salvage, demo, evaluate, train, freeze,
+    import_weights,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -6,8 +6,10 @@ loses a shard, or brings one back, is then noticed, and nobody builds on it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import GREATEST_KEY
+from pipeline.archive.shard_reader import GREATEST_KEY, SHARD_NAME
 from pipeline.archive.shard_writer import Shard
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
 from pipeline.storage import Storage, check_relative, told
@@ -67,8 +69,13 @@ class Log:
         """Read it, or begin one; the schema of an earlier version gets the columns that have come since.
 
         Raises:
+            ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it can be neither opened nor made.
         """
+        # To a new log they would be nobody's, and `vacuum` would delete them. The log once more: who writes a shard has made it
+        # by then.
+        if not _has(storage, "_delta_log", ".+") and _has(storage, "", SHARD_NAME) and not _has(storage, "_delta_log", ".+"):
+            raise ArchiveDamagedError(f"{storage.url} holds shards and no log: photoark salvage brings their photos back")
         schema = Schema.from_arrow(schema_with_features())
         try:
             DeltaTable.create(
@@ -208,6 +215,13 @@ class Log:
     def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
         named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)
         return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
+
+
+def _has(storage: Storage, folder: str, pattern: str | re.Pattern[str]) -> bool:
+    """Whether such a file is there; what keeps it from being looked at, is told when the log is opened."""
+    with contextlib.suppress(StorageError):
+        return any(re.fullmatch(pattern, file.path) for file in Storage(f"{storage.url}/{folder}").list())
+    return False
 
 
 def _info_of(shard: Shard) -> ShardInfo:

@@ -149,6 +149,8 @@ def _bounds(shard: ShardInfo) -> tuple[str, ...]:
 
 
 def _bounds_told(shard: ShardInfo) -> str:
+    if shard.num_rows < 0:
+        return "what it held is not known"
     return f"it held {shard.num_rows} rows, keys {shard.least_key!r} to {shard.greatest_key!r}"
 
 

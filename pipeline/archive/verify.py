@@ -135,7 +135,8 @@ def verify_unopened(storage: Storage, error: ArchiveError) -> VerifyReport:
     to_blame = [path for path in logs if path.endswith(".json") and not _is_log(storage.read(path))]
     if not logs or _opens(storage):
         raise error
-    what = f"{error.message}; bring {', '.join(to_blame) or 'the files of the log'} back from a copy"
+    blamed = ", ".join(to_blame) or "the files of the log"
+    what = f"{error.message}; bring {blamed} back from a copy, or let photoark salvage make a new archive of the shards"
     keys = _keys_in(storage, paths)
     damage = Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(keys)), what=what)
     return VerifyReport(num_shards=0, num_rows=0, num_decoded=0, damages=(damage,))

@@ -1,0 +1,41 @@
+"""`photoark salvage`: an archive whose log is lost or damaged, made anew from its shards."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from jobs.options import AsJson
+
+DAMAGED = 4
+
+
+def salvage(
+    archive: Annotated[str, typer.Argument(help="Where the shards are; nothing there is changed.")],
+    new: Annotated[str, typer.Argument(help="Where the new archive goes.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy every photo that the shards of ARCHIVE hold into a new archive, without its log: for when that cannot be read.
+
+    Of rows that were replaced and not yet vacuumed, the one that was encoded last counts. Exit code 4: some could not be read
+    or proved; `photoark verify NEW --against SRC --repair` brings them back.
+    """
+    from pipeline.archive.salvage import salvage as run
+    from pipeline.storage import Storage
+
+    report = run(Storage(archive), new)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        typer.echo(f"{report.num_rows} rows from {report.num_shards} shards; {report.num_superseded} more had been replaced")
+        for path, what in report.damaged:
+            typer.echo(f"damaged: {path}: {what}", err=True)
+        for key in report.doubtful:
+            typer.echo(f"not provable: {key}", err=True)
+        for key in report.lost:
+            typer.echo(f"lost: {key}: the stream that it shared is in no shard", err=True)
+    if not report.is_complete:
+        raise typer.Exit(DAMAGED)
