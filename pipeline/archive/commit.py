@@ -177,9 +177,15 @@ class Archive:
         return found
 
     def _insert(self, rows: Mapping[str, EncodedPhoto], *, is_new: bool) -> bool:
-        if is_new:
-            return self.log.swap([], [write_shard(self.storage, list(rows.values()))])
-        return self._replace(rows)
+        if not is_new:
+            return self._replace(rows)
+        shard = write_shard(self.storage, list(rows.values()))
+        if not self.log.swap([], [shard]):
+            return False
+        # Known without reading it back, which the next commit would do: neighbouring shards' ranges of keys overlap.
+        self._keys_in[shard.path] = frozenset(rows)
+        self._references_in[shard.path] = {key: row.same_as for key, row in rows.items() if row.same_as is not None}
+        return True
 
     def _replace(self, rows: Mapping[str, EncodedPhoto], *, drop: Collection[str] = (), ignore: Collection[str] = ()) -> bool:
         """Try once what `put` says; False if another writer was faster."""
