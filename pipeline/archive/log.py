@@ -6,12 +6,12 @@ loses a shard, or brings one back, is then noticed, and nobody builds on it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +60,11 @@ class Log:
         self._storage = storage
         self._shards: tuple[int, list[ShardInfo]] | None = None
         """Version, and what it names: asking delta-rs anew takes time for every shard."""
-        try:
-            self._open_anew()
-        except TableNotFoundError as error:
-            raise ArchiveNotFoundError(f"there is no archive at {storage.url}; make one with `photoark encode`") from error
-        except (DeltaError, OSError) as error:
-            raise ArchiveError(f"the archive at {storage.url} cannot be opened: {told(error)}") from error
+        with _told(f"the archive at {storage.url} cannot be opened"):
+            try:
+                self._open_anew()
+            except TableNotFoundError as error:
+                raise ArchiveNotFoundError(f"there is no archive at {storage.url}; make one with `photoark encode`") from error
 
     @classmethod
     def open_or_create(cls, storage: Storage) -> Log:
@@ -80,7 +79,7 @@ class Log:
         if not _has(storage, "_delta_log", ".+") and _has(storage, "", SHARD_NAME) and not _has(storage, "_delta_log", ".+"):
             raise ArchiveDamagedError(f"{storage.url} holds shards and no log: photoark salvage brings their photos back")
         schema = Schema.from_arrow(schema_with_features())
-        try:
+        with _told(f"no archive can be made at {storage.url}"):
             DeltaTable.create(
                 storage.url,
                 schema=schema,
@@ -89,8 +88,6 @@ class Log:
                 description="Photos as bitstreams; made by photoark",
                 configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
             )
-        except (DeltaError, OSError) as error:
-            raise ArchiveError(f"no archive can be made at {storage.url}: {told(error)}") from error
         log = cls(storage)
         if lacking := log._lacking(schema):
             try:
@@ -108,15 +105,13 @@ class Log:
             ArchiveError: the log cannot be read.
         """
         options = self._storage.delta_options()
-        try:
+        with _told(f"the log of {self._storage.url} cannot be read"):
             if options == self._options:
                 self._table.update_incremental()
             else:  # credentials were renewed
                 self._open_anew()
             if self.fault():
                 self._open_anew()  # it may have been hurt on its way here
-        except (DeltaError, OSError) as error:
-            raise ArchiveError(f"the log of {self._storage.url} cannot be read: {told(error)}") from error
 
     def _open_anew(self) -> None:
         self._sound_version = -1  # of the log in memory, the last whose fingerprint was looked at
@@ -222,9 +217,23 @@ class Log:
         return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
 
 
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of delta-rs as `ArchiveError`."""
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise ArchiveError(f"{what}: {told(error)}") from error
+    except BaseException as error:
+        # Over some damaged checkpoints Rust code gives up, which is no `Exception`, and whose type nobody exports.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ArchiveError(f"{what}: {told(error)}") from error
+
+
 def _has(storage: Storage, folder: str, pattern: str | re.Pattern[str]) -> bool:
     """Whether such a file is there; what keeps it from being looked at, is told when the log is opened."""
-    with contextlib.suppress(StorageError):
+    with suppress(StorageError):
         return any(re.fullmatch(pattern, file.path) for file in Storage(f"{storage.url}/{folder}").list())
     return False
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
@@ -57,6 +58,25 @@ def test_any_byte_of_the_log_is_noticed_or_harmless(archive: Archive) -> None:
         path.write_bytes(data)
     assert num_noticed > 40
     assert report_of(url).is_clean
+
+
+def test_any_byte_of_a_checkpoint_is_noticed_or_harmless(archive: Archive) -> None:
+    url = archive.storage.url
+    DeltaTable(url).create_checkpoint()
+    archive.commit([row("d")])
+    before, num_noticed = content(url), 0
+    (path,) = Path(url, "_delta_log").glob("*.parquet")
+    for earlier in sorted(Path(url, "_delta_log").glob("*.json"))[:-2]:
+        earlier.unlink()
+    data = path.read_bytes()
+    for at in random.sample(range(len(data)), 80):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :])
+        report = report_of(url)
+        num_noticed += not report.is_clean
+        assert not report.is_clean or content(url) == before, at
+    assert num_noticed > 15
+    path.write_bytes(data)
+    assert (report_of(url).is_clean, content(url)) == (True, before)
 
 
 def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archive: Archive, tmp_path: Path) -> None:
