@@ -39,6 +39,8 @@ def connected(address: str | None = None, *, num_gpus: int | None = None) -> Ite
         # Ray would take 30% of the memory for its object store; what travels here is small and bounded. The dashboard
         # stays off: it would listen on a port that nobody asked for, and on the loopback alone if somebody does.
         options |= {
+            # Without it Ray would join whatever Ray another program started on this machine.
+            "address": "local",
             "num_cpus": available_cores(),
             "num_gpus": num_gpus,
             "include_dashboard": False,
