@@ -23,17 +23,19 @@ _OBJECT_STORE_BYTES = 2 << 30
 
 
 @contextmanager
-def connected(address: str | None = None, *, num_gpus: int | None = None) -> Iterator[None]:
+def connected(
+    address: str | None = None, *, num_gpus: int | None = None, runtime_env: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Connect for the length of a `with` block; a Ray that was started here is stopped at its end.
 
     Args:
         address: of a running cluster, such as `auto` or `ray://host:10001`; None starts one on this machine, unless the
             process runs inside a Ray job, which it then joins.
         num_gpus: that a Ray which is started here counts, instead of those it finds; for simulated ones.
+        runtime_env: of every worker of this job, as Ray takes it.
     """
-    inside_a_job = bool(os.environ.get("RAY_ADDRESS"))
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address or inside_a_job:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": runtime_env}
+    if joins(address):
         options["address"] = address or os.environ["RAY_ADDRESS"]
     else:
         # Ray would take 30% of the memory for its object store; what travels here is small and bounded. The dashboard
@@ -57,6 +59,11 @@ def connected(address: str | None = None, *, num_gpus: int | None = None) -> Ite
     finally:
         _await_threads()
         ray.shutdown()
+
+
+def joins(address: str | None) -> bool:
+    """Whether `connected(address)` joins a Ray that runs, instead of starting one."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def _await_threads() -> None:
