@@ -14,7 +14,6 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,15 +27,12 @@ import ray.data
 from ray.exceptions import RayError
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import version_of
-from pipeline.archive.schema import SHARD_BYTES
-from pipeline.archive.shard_writer import row_bytes
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions, codec_names, uses_gpu
 from pipeline.errors import PhotoarkError, SettingError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import read_pixels
-from pipeline.progress import Clock, OnProgress, Progress
+from pipeline.progress import Clock, OnProgress
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.records import (
     EncodedPhoto,
@@ -50,17 +46,16 @@ from pipeline.records import (
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
 from pipeline.stages.changes import Work, find_work
+from pipeline.stages.committer import Commit, Committer, Refer
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCodecs, ReadPixels
 from pipeline.stages.history import History
 from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
-from pipeline.stages.metrics import record_commit, record_state
+from pipeline.stages.metrics import record_state
 from pipeline.stages.reading import KNOWN, read_block, start_claims
 from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
 from pipeline.stages.work import split_work, with_no_work
 
-Commit = Callable[[list[EncodedPhoto]], object]
-Refer = Callable[[list[EncodedPhoto]], list[EncodedPhoto]]
 _MAX_TRIES = 3
 
 
@@ -200,7 +195,7 @@ def process(
     work: Work | None = None,
     refer: Refer | None = None,
 ) -> JobSummary:
-    """Encode the photos `todo` and hand the rows to `commit`, each once, every `job.commit_interval_s`.
+    """Encode the photos `todo` and hand the rows to `commit`, each once, in time (`job.commit_interval_s`), from a thread.
 
     Args:
         work: what the archive holds of `todo` already; such a photo whose bytes are the same is not encoded again.
@@ -212,37 +207,32 @@ def process(
     """
     history = history or History()
     work = work or Work(todo=todo)
-    committer = _Committer(commit, refer, work, job.commit_interval_s, Clock(), history)
     cause: BaseException | None = None
-    for i in range(_MAX_TRIES):
-        missing = [photo for photo in todo if photo.key not in committer.keys]
-        if not missing:
-            break
-        try:
-            # What waited in vain for the row of another photo is encoded by itself.
-            stream = _stream(job, missing, work, share=refer is not None and i == 0)
-            rest = _each_alone(job, missing, committer.keys)
-            for table in chain(stream, rest):
-                rows, done = split_work(table)
-                for block in done:
-                    history.add(block)
-                committer.add(encoded_from_table(rows))
-                record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
-                on_progress(committer.progress(len(todo)))
-                if len(committer.keys) < len(todo) and should_stop():
-                    committer.summary.stopped = True
-                    break
-        except RayError as error:
-            cause = error
-        finally:
-            # Not when they are collected: Ray would be gone by then.
-            stream.close()
-            rest.close()
-            # On an interrupt too: finished work stays.
+    with Committer(commit, refer, work, job.commit_interval_s, history) as committer:
+        for i in range(_MAX_TRIES):
+            missing = [photo for photo in todo if photo.key not in committer.keys]
+            if not missing:
+                break
+            try:
+                # What waited in vain for the row of another photo is encoded by itself.
+                stream = _stream(job, missing, work, share=refer is not None and i == 0)
+                rest = _each_alone(job, missing, committer.keys)
+                for table in chain(stream, rest):
+                    rows, done = split_work(table)
+                    committer.add(encoded_from_table(rows), done)
+                    record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
+                    on_progress(committer.progress(len(todo)))
+                    if len(committer.keys) < len(todo) and should_stop():
+                        committer.summary.stopped = True
+                        return committer.summary
+            except RayError as error:
+                cause = error
+            finally:
+                # Not when they are collected: Ray would be gone by then.
+                stream.close()
+                rest.close()
             committer.flush()
-        committer.release()
-        if committer.summary.stopped:
-            return committer.summary
+            committer.release()
     missing = [photo for photo in todo if photo.key not in committer.keys]
     if missing:
         raise PhotoarkError(
@@ -291,90 +281,3 @@ def _failed(photo: Photo, reason: str) -> EncodedPhoto:
         key=photo.key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri=photo.uri,
         source_bytes=photo.size_bytes, source_etag=photo.etag, modified_at=photo.modified_at, encoded_at=datetime.now(UTC),
     )  # fmt: skip
-
-
-class _Committer:
-    """Gathers rows and commits them in time or when there are enough for a shard."""
-
-    def __init__(
-        self, commit: Commit, refer: Refer | None, work: Work, interval_s: float, clock: Clock, history: History
-    ) -> None:
-        self.summary = JobSummary()
-        self.keys: set[str] = set()
-        self._commit, self._refer, self._work = commit, refer, work
-        self._interval_s, self._clock, self._history = interval_s, clock, history
-        self._rows: list[EncodedPhoto] = []
-        self._references: list[EncodedPhoto] = []
-        """Of which some may wait for the row that they refer to."""
-        self._buffered_bytes = 0
-        self._committed_at_s = clock.elapsed_s
-
-    def add(self, rows: list[EncodedPhoto]) -> None:
-        for row in rows:
-            if row.key in self.keys:
-                continue  # a block that ran twice: the first result counts
-            self.keys.add(row.key)
-            if row.same_as is not None and row.same_as != row.key:
-                self._references.append(row)
-            elif row.same_as is not None and version_of(row) == self._work.seen[row.key]:
-                self.summary.num_skipped += 1
-            else:
-                self._rows.append(row)
-                self._buffered_bytes += row_bytes(row)
-                self._count(row)
-        if self._buffered_bytes >= SHARD_BYTES or self._clock.elapsed_s - self._committed_at_s >= self._interval_s:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._rows:
-            started_s = time.perf_counter()
-            self._commit(self._rows)
-            took_s = time.perf_counter() - started_s
-            self._history.commit(len(self._rows), took_s)
-            record_commit(len(self._rows), took_s)
-            self._rows, self._buffered_bytes = [], 0
-        if self._references:
-            assert self._refer is not None
-            waiting = {row.key: row for row in self._refer(self._references)}
-            for row in self._references:
-                if row.key not in waiting:
-                    self._count(row)
-            self._references = list(waiting.values())
-        self._committed_at_s = self._clock.elapsed_s
-
-    def release(self) -> None:
-        """Give up on references to rows that did not come: their photos are still to be done."""
-        self.keys.difference_update(row.key for row in self._references)
-        self._references = []
-
-    def progress(self, num_total: int) -> Progress:
-        return Progress(
-            num_done=len(self.keys),
-            num_total=num_total,
-            num_failed=self.summary.num_failed,
-            bytes_done=self.summary.bytes_in,
-            elapsed_s=self._clock.elapsed_s,
-        )
-
-    def _count(self, row: EncodedPhoto) -> None:
-        summary = self.summary
-        summary.bytes_in += row.source_bytes
-        if row.same_as == row.key:
-            summary.num_updated += 1
-            return
-        if row.key in self._work.seen:
-            summary.num_changed += 1
-        else:
-            summary.num_new += 1
-        if row.same_as is not None:
-            summary.num_shared += 1
-            return
-        summary.bytes_out += len(row.image or b"") + len(row.original or b"")
-        if row.outcome is Outcome.FAILED:
-            summary.fail(row.key, row.reason or "unknown")
-            return
-        summary.num_pixels += (row.width or 0) * (row.height or 0)
-        if row.outcome is Outcome.ENCODED:
-            summary.num_encoded += 1
-        else:
-            summary.num_kept += 1

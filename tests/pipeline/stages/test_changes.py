@@ -16,13 +16,12 @@ from pipeline.archive.summary import summarise
 from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
 from pipeline.container_check import check_container
-from pipeline.progress import Progress
 from pipeline.records import BLOB_COLUMNS, EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
 from pipeline.restoration import decode_row, restore
 from pipeline.sources.folder import list_photos
 from pipeline.stages.changes import find_work
 from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
+from pipeline.stages.encode import EncodeJob, encode, process
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
 from pipeline.stages.estimate import estimate
 from pipeline.stages.reading import read_block
@@ -135,13 +134,17 @@ def test_a_job_that_read_an_earlier_version_does_not_win(job: EncodeJob, tmp_pat
     other = archived_rows(job.source, tmp_path / "other")  # of another job, which reads the same version
     newer: list[EncodedPhoto] = []
 
-    def race(progress: Progress) -> None:
+    archive = Archive.open(job.archive)
+    work = find_work(list_photos(job.source), archive)
+
+    def commit(rows: list[EncodedPhoto]) -> None:
         if not newer:
             (source / "new.jpg").write_bytes(photo(41))
             newer.append(archived_rows(job.source, tmp_path / "newer")["new.jpg"])
             assert Archive.open(job.archive).commit([newer[0], other["same.jpg"]]) == 2
+        archive.commit(rows, seen=work.seen)
 
-    summary = encode(replace(job, block_photos=16, commit_interval_s=600), race)
+    summary = process(replace(job, block_photos=16), work.todo, commit, work=work)
     assert summary.num_new == 2
     assert rows_of(job)["new.jpg"] == newer[0]
     assert rows_of(job)["same.jpg"] == other["same.jpg"]

@@ -1,0 +1,169 @@
+"""What is finished is committed in time, beside the loop that takes it in; no error of a commit goes unheard."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.schema import SHARD_BYTES
+from pipeline.errors import StorageError
+from pipeline.records import EncodedPhoto
+from pipeline.stages.changes import Work
+from pipeline.stages.committer import Commit, Committer, Refer
+from pipeline.stages.history import History
+from tests.pipeline.archive.test_archive import row
+
+
+def committer(commit: Commit, interval_s: float = 60.0, refer: Refer | None = None) -> Committer:
+    return Committer(commit, refer, Work(todo=[]), interval_s, History())
+
+
+def wait_until(happened: Callable[[], bool], within_s: float = 20.0) -> float:
+    """Returns how long that took."""
+    start_s = time.monotonic()
+    while not happened():
+        assert time.monotonic() - start_s < within_s
+        time.sleep(0.01)
+    return time.monotonic() - start_s
+
+
+def in_time(url: str) -> None:
+    archive, reader, interval_s = Archive.open_or_create(url), Archive.open(url), 1.0
+
+    def committed() -> frozenset[str]:
+        reader.log.refresh()
+        return reader.keys()
+
+    with committer(archive.commit, interval_s) as gathering:
+        gathering.add([row("a")])
+        wait_until(lambda: committed() == {"a"})
+        gathering.add([row("b")])
+        gathering.add([row("c")])
+        # No other row comes, and nobody asks.
+        assert wait_until(lambda: committed() == {"a", "b", "c"}) < 3 * interval_s
+        gathering.add([row("d")])
+    assert committed() == {"a", "b", "c", "d"}
+    assert len(reader.shards()) == 3
+    assert gathering.summary.num_new == 4
+
+
+def test_rows_are_committed_in_time_though_no_other_comes(tmp_path: Path) -> None:
+    in_time(str(tmp_path / "archive"))
+
+
+@pytest.mark.s3
+def test_rows_are_committed_in_time_on_s3(s3_url: str) -> None:
+    in_time(f"{s3_url}/archive")
+
+
+def test_the_first_rows_do_not_wait_and_others_come_in_while_they_are_committed() -> None:
+    commits: list[list[str]] = []
+    may_end = threading.Event()
+
+    def commit(rows: list[EncodedPhoto]) -> None:
+        commits.append([r.key for r in rows])
+        may_end.wait()
+
+    with committer(commit) as gathering:
+        gathering.add([row("a")])
+        wait_until(lambda: commits == [["a"]])
+        gathering.add([row("b"), row("a")])  # a block that ran twice
+        gathering.add([row("c")])
+        assert gathering.progress(3).num_done == 3
+        may_end.set()
+        gathering.flush()
+        assert commits == [["a"], ["b", "c"]]
+
+
+def test_no_more_than_two_shards_are_in_memory() -> None:
+    may_end = threading.Event()
+    sizes: list[int] = []
+
+    def commit(rows: list[EncodedPhoto]) -> None:
+        sizes.append(sum(len(r.image or b"") for r in rows))
+        may_end.wait()
+
+    half = bytes(SHARD_BYTES // 2 + 1)
+    with committer(commit) as gathering:
+
+        def add() -> None:
+            for i in range(8):
+                gathering.add([replace(row(str(i)), image=half)])
+
+        loop = threading.Thread(target=add)
+        loop.start()
+        wait_until(lambda: len(gathering.keys) >= 3)
+        loop.join(0.5)
+        assert loop.is_alive() and len(gathering.keys) in (3, 4)
+        may_end.set()
+        # Enough for a shard is committed though the minute of the interval is not over.
+        loop.join(20)
+        assert not loop.is_alive()
+    assert sum(sizes) == 8 * len(half)
+    assert max(sizes) <= 2 * len(half)
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 60.0])
+def test_an_error_of_a_commit_reaches_the_caller_as_it_came(interval_s: float) -> None:
+    error = StorageError("full")
+
+    def commit(rows: list[EncodedPhoto]) -> None:
+        raise error
+
+    gathering = committer(commit, interval_s)
+
+    def loop() -> None:
+        with gathering:
+            for i in range(1000):
+                gathering.add([row(str(i))])
+                time.sleep(0.01)
+
+    with pytest.raises(StorageError) as caught:
+        loop()
+    assert caught.value is error
+    assert len(gathering.keys) < 1000
+    assert not any(thread.name == "commit" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, StorageError])
+def test_what_is_finished_stays_whatever_ends_the_loop(end: type[BaseException], tmp_path: Path) -> None:
+    archive = Archive.open_or_create(str(tmp_path / "archive"))
+
+    def loop() -> None:
+        with committer(archive.commit) as gathering:
+            gathering.add([row("a")])
+            gathering.add([row("b")])
+            raise end("from outside")
+
+    with pytest.raises(end):
+        loop()
+    assert Archive.open(archive.storage.url).keys() == {"a", "b"}
+    assert not any(thread.name == "commit" for thread in threading.enumerate())
+
+
+def test_references_are_asked_for_until_their_row_is_there_and_can_be_given_up() -> None:
+    asked: list[list[str]] = []
+
+    def refer(rows: list[EncodedPhoto]) -> list[EncodedPhoto]:
+        asked.append([r.key for r in rows])
+        return [r for r in rows if r.same_as not in committed]
+
+    committed: list[str] = []
+    with committer(lambda rows: committed.extend(r.key for r in rows), refer=refer) as gathering:
+        gathering.add([replace(row("b"), same_as="a"), replace(row("d"), same_as="c")])
+        gathering.flush()
+        gathering.add([row("a")])
+        gathering.flush()
+        assert asked == [["b", "d"], ["b", "d"]]
+        assert (gathering.summary.num_shared, set(gathering.keys)) == (1, {"a", "b", "d"})
+        gathering.release()
+        assert set(gathering.keys) == {"a", "b"}
+        gathering.add([row("d")])
+    assert committed == ["a", "d"]
+    assert (gathering.summary.num_new, gathering.summary.num_shared) == (3, 1)
