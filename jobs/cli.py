@@ -26,6 +26,7 @@ from jobs.plan import plan
 from jobs.restore import restore
 from jobs.retry import retry
 from jobs.salvage import salvage
+from jobs.serve import serve
 from jobs.stat import stat
 from jobs.train import train
 from jobs.vacuum import vacuum
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS = (
-    encode, plan, decode, restore, ls, stat, verify, retry, optimize, vacuum, salvage, demo, evaluate, train, freeze,
+    encode, plan, decode, restore, serve, ls, stat, verify, retry, optimize, vacuum, salvage, demo, evaluate, train, freeze,
     import_weights,
 )  # fmt: skip
 for _command in _COMMANDS:

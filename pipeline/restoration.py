@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -12,7 +13,7 @@ from pipeline.archive.lookup import find
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
 from pipeline.container_check import check_container
-from pipeline.errors import ArchiveDamagedError, PhotoError, StreamError
+from pipeline.errors import ArchiveDamagedError, PhotoarkError, PhotoError, StreamError
 from pipeline.pixels.writer import write_photo
 from pipeline.pixels.xmp import marked
 from pipeline.records import EncodedPhoto, Outcome, PhotoMetadata
@@ -94,6 +95,39 @@ def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pi
         raise type(error)(error.message, key=row.key) from error
 
 
+def batches(rows: Sequence[EncodedPhoto], *, max_pixels: int) -> list[list[EncodedPhoto]]:
+    """Encoded rows of one codec and model each; which of them go through a network together is the codec's to choose.
+
+    Args:
+        max_pixels: of a batch; a larger photo goes alone.
+    """
+    groups: list[list[EncodedPhoto]] = []
+    num_pixels = 0
+    for row in sorted(rows, key=lambda row: (row.codec or "", row.model or "")):
+        size = (row.width or 0) * (row.height or 0)
+        is_like = groups and (groups[-1][0].codec, groups[-1][0].model) == (row.codec, row.model)
+        if not is_like or num_pixels + size > max_pixels:
+            groups.append([])
+            num_pixels = 0
+        groups[-1].append(row)
+        num_pixels += size
+    return groups
+
+
+def decode_batch(rows: Sequence[EncodedPhoto], options: CodecOptions = DEFAULT_OPTIONS) -> list[Pixels | PhotoarkError]:
+    """Pixels of each row of one of `batches`, or what went wrong.
+
+    A batch that fails is halved until the stream that fails stands alone.
+    """
+    if len(rows) == 1 or not all(map(_is_consistent, rows)):
+        return [_decode_alone(row, options) for row in rows]
+    try:
+        return list(decoder(rows[0].codec or "", rows[0].model, options).decode([row.image or b"" for row in rows]))
+    except Exception:
+        middle = len(rows) // 2
+        return decode_batch(rows[:middle], options) + decode_batch(rows[middle:], options)
+
+
 def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = None) -> bytes:
     """File of a row, given what `decode_row` made of it; one that a neural codec made says so in its XMP.
 
@@ -123,3 +157,22 @@ def decoder(codec: str, model: str | None, options: CodecOptions = DEFAULT_OPTIO
         UnknownModelError: the codec or its weights are not installed.
     """
     return decoder_for(codec, model, options)
+
+
+def _is_consistent(row: EncodedPhoto) -> bool:
+    try:
+        check_container(row)
+    except StreamError:
+        return False
+    return True
+
+
+def _decode_alone(row: EncodedPhoto, options: CodecOptions) -> Pixels | PhotoarkError:
+    try:
+        pixels = decode_row(row, options)
+        assert pixels is not None
+        return pixels
+    except PhotoarkError as error:
+        return error
+    except Exception as error:
+        return PhotoarkError(f"it could not be decoded: {type(error).__name__}: {error}", key=row.key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,10 +11,9 @@ import pyarrow.compute as pc
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
-from pipeline.container_check import check_container
-from pipeline.errors import PhotoarkError, StreamError
+from pipeline.errors import PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
-from pipeline.restoration import decode_row, decoder, file_of, original_of
+from pipeline.restoration import batches, decode_batch, decode_row, file_of, original_of
 from pipeline.stages.metrics import record_restored
 from pipeline.storage import Storage
 
@@ -60,9 +58,9 @@ class DecodeWorker:
         encoded = [row for row in rows if row.outcome is Outcome.ENCODED and not self._settings.original]
         others = [row for row in rows if row.outcome is not Outcome.ENCODED or self._settings.original]
         written = [self._threads.submit(self._write, row, None) for row in others]
-        for batch in _batches(encoded, max_pixels=self._settings.max_pixels):
+        for batch in batches(encoded, max_pixels=self._settings.max_pixels):
             with self._codec_lock:
-                decoded = self._decode(batch)
+                decoded = decode_batch(batch, self._settings.options)
             written += [self._threads.submit(self._write, row, pixels) for row, pixels in zip(batch, decoded, strict=True)]
         results = pa.Table.from_pylist([future.result() for future in written], schema=RESULT_SCHEMA)
         num_restored = results["reason"].null_count
@@ -72,17 +70,6 @@ class DecodeWorker:
             bytes_out=pc.sum(results["num_bytes"]).as_py() or 0,
         )
         return results
-
-    def _decode(self, rows: Sequence[EncodedPhoto]) -> list[Pixels | PhotoarkError]:
-        """Pixels, or what went wrong; a batch that fails is halved until the stream that fails stands alone."""
-        options = self._settings.options
-        if len(rows) == 1 or not all(map(_is_consistent, rows)):
-            return [_decode_alone(row, options) for row in rows]
-        try:
-            return list(decoder(rows[0].codec or "", rows[0].model, options).decode([row.image or b"" for row in rows]))
-        except Exception:
-            middle = len(rows) // 2
-            return self._decode(rows[:middle]) + self._decode(rows[middle:])
 
     def _file_of(self, row: EncodedPhoto, pixels: Pixels | None) -> bytes:
         if pixels is None:
@@ -108,37 +95,3 @@ def not_restored(key: str, reason: str) -> pa.Table:
 
 def _not_restored(key: str, reason: str) -> dict[str, object]:
     return {"key": key, "num_bytes": None, "num_pixels": None, "reason": reason}
-
-
-def _batches(rows: Sequence[EncodedPhoto], *, max_pixels: int) -> list[list[EncodedPhoto]]:
-    """Rows of one codec and model each; which of them go through a network together is the codec's to choose."""
-    groups: list[list[EncodedPhoto]] = []
-    num_pixels = 0
-    for row in sorted(rows, key=lambda row: (row.codec or "", row.model or "")):
-        size = (row.width or 0) * (row.height or 0)
-        is_like = groups and (groups[-1][0].codec, groups[-1][0].model) == (row.codec, row.model)
-        if not is_like or num_pixels + size > max_pixels:
-            groups.append([])
-            num_pixels = 0
-        groups[-1].append(row)
-        num_pixels += size
-    return groups
-
-
-def _is_consistent(row: EncodedPhoto) -> bool:
-    try:
-        check_container(row)
-    except StreamError:
-        return False
-    return True
-
-
-def _decode_alone(row: EncodedPhoto, options: CodecOptions) -> Pixels | PhotoarkError:
-    try:
-        pixels = decode_row(row, options)
-        assert pixels is not None
-        return pixels
-    except PhotoarkError as error:
-        return error
-    except Exception as error:
-        return PhotoarkError(f"it could not be decoded: {type(error).__name__}: {error}", key=row.key)

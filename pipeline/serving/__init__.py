@@ -1,0 +1,1 @@
+"""An archive over HTTP: photos are restored as they are asked for."""
