@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
+from pipeline.pixels.confinement import confine
 from pipeline.pixels.probe import PixelLimits, probe
 from pipeline.pixels.reader import open_upright
 from pipeline.records import PhotoHeader, PhotoMetadata
@@ -39,10 +40,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     Image.init()  # every plugin: none is to be looked for once memory is short
     connection = socket.socket(fileno=int(sys.argv[1]))
-    # What takes this process over has no core to dump, no file to write, and few to open.
+    # What takes this process over has no core to dump, no file to write, and few to open; where the kernel can, none.
     for kind, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 64)):
         resource.setrlimit(kind, (most, most))
     base_bytes = _address_space_bytes()
+    confine()
     connection.sendall(READY)
     while True:
         prefix, descriptors, _, _ = socket.recv_fds(connection, LENGTHS.size, 1)

@@ -16,7 +16,7 @@ pillow_heif.register_heif_opener()
 
 # Python runs it at the start of every process that finds it: a TIFF-like plugin of Pillow whose decoder does as the file says.
 FAULTY_DECODER = """
-import ctypes, time
+import ctypes, os, socket
 from PIL import Image, ImageFile
 
 
@@ -24,7 +24,7 @@ class FaultyFile(ImageFile.ImageFile):
     format, format_description = "TIFF", "does as it says"
 
     def _open(self):
-        self._orders = self.fp.read(40).split()
+        self._orders = self.fp.read(400).split()
         self._mode, self._size = "RGB", (30, 20)
         if self._orders[0].endswith(b"-OPEN"):
             self._do()
@@ -40,6 +40,27 @@ class FaultyFile(ImageFile.ImageFile):
             ctypes.CDLL(None).sleep(1000)
         elif order == b"GROW":
             self._held = [bytearray(16 << 20) for _ in range(10_000)]
+        elif order == b"ESCAPE":
+            path, port = self._orders[1].decode(), int(self._orders[2])
+            ways = {
+                "read": lambda: open(path).read(),
+                "write": lambda: open(path, "a"),
+                "make": lambda: open(path + "-new", "w"),
+                "remove": lambda: os.remove(path),
+                "list": lambda: os.listdir(os.path.dirname(path)),
+                "spy": lambda: open(f"/proc/{os.getppid()}/environ").read(),
+                "run": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+                "call": lambda: socket.create_connection(("127.0.0.1", port), timeout=5),
+                "kill": lambda: os.kill(os.getppid(), 0),
+            }
+            open_to_it = []
+            for name, way in ways.items():
+                try:
+                    way()
+                    open_to_it.append(name)
+                except PermissionError:
+                    pass
+            raise ValueError(f"it can {open_to_it}")
 
 
 Image.register_open("FAULTY", FaultyFile, lambda prefix: prefix.startswith(b"FAULTY"))

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -157,6 +158,27 @@ def test_time_and_memory_end_for_one_file_alone(where: str, samples: dict[str, b
     with pytest.raises(UnreadablePhotoError, match="more than 200 MiB"):
         read(f"FAULTY-GROW{where} 1".encode(), PixelLimits(memory_bytes=200 << 20))
     assert np.array_equal(read(samples["jpeg"]), before)
+
+
+@pytest.mark.usefixtures("faulty_decoder")
+def test_a_decoder_that_was_taken_over_gets_nowhere(tmp_path: Path, samples: dict[str, bytes]) -> None:
+    command = [sys.executable, "-c", "from pipeline.pixels.confinement import confine; print(confine())"]
+    version = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    if version < 6:
+        pytest.skip(f"the kernel's Landlock is of version {version}: from 6 on it keeps from all of these")
+    secret = tmp_path / "secret"
+    secret.write_text("the key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        escape = f"FAULTY-ESCAPE {secret} {server.getsockname()[1]} ".encode()
+        # The same process decodes real photos before and after.
+        files = {name: data for name, data in samples.items() if not sandbox.probe(data).unsupported}
+        assert len(files) > 8
+        before = {name: read(data).tobytes() for name, data in files.items()}
+        with pytest.raises(UnreadablePhotoError, match=r"it can \[\]$"):
+            read(escape)
+    assert len(decoders()) == 1
+    assert {name: read(data).tobytes() for name, data in files.items()} == before
+    assert (secret.read_text(), sorted(path.name for path in tmp_path.iterdir())) == ("the key", ["faulty", "secret"])
 
 
 def test_decoders_end_with_whoever_started_them(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
