@@ -21,6 +21,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 MAX_KEY_CHARACTERS = 4096
 """No store has longer names."""
 MAX_LIMIT = 1000
+_PIECE_BYTES = 1 << 18
 
 Key = Annotated[str, Path(max_length=MAX_KEY_CHARACTERS)]
 Part = Annotated[str, Query(max_length=MAX_KEY_CHARACTERS)]
@@ -132,6 +134,7 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
         yield
         await run_in_threadpool(server.decoding.close)
 
+    register_url_convertor("key", _KeyConvertor())
     # Its pages of documentation would load programs from elsewhere.
     app = FastAPI(title="photoark", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(_Guard, max_requests=serving.max_requests)
@@ -155,7 +158,7 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
         more = len(rows) > limit
         return Page(photos=[_entry(row) for row in rows[:limit]], next=rows[limit - 1].key if more else None)
 
-    @app.api_route("/photos/{key:path}", methods=["GET", "HEAD"], response_class=Response)
+    @app.api_route("/photos/{key:key}", methods=["GET", "HEAD"], response_class=Response)
     async def photo(request: Request, key: Key, format: Format = None) -> Response:
         format = format.upper() if format else None
         if format and format not in WRITABLE_FORMATS:
@@ -173,6 +176,18 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
         return Response(await server.file_of(row, format), headers=headers, media_type=media_type(row, format))
 
     return app
+
+
+class _KeyConvertor(Convertor[str]):
+    """As Starlette's `path`, which ends at a line's end: names of files need not."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
 
 
 class _Guard:
@@ -198,6 +213,13 @@ class _Guard:
         async def sending(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
+            # In one piece an answer would be the server's as soon as it is made, and pile up there for slow clients.
+            body = message.get("body", b"")
+            last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+            for start in range(0, last, _PIECE_BYTES):
+                await send(message | {"body": body[start : start + _PIECE_BYTES], "more_body": True})
+            if last:
+                message = message | {"body": body[last:]}
             await send(message)
 
         self._num_requests += weight
