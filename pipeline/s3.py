@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 
@@ -143,6 +144,16 @@ def exists(bucket: str, key: str) -> bool:
             return False
         raise
     return not key or any(found["Key"] == key or found["Key"].startswith(f"{key}/") for (found,) in filter(None, answers))
+
+
+def now(bucket: str) -> datetime:
+    """What the store's clock says, to the second.
+
+    Raises:
+        Exception: of botocore, where the store refuses or cannot be reached.
+    """
+    answer = _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def put(bucket: str, key: str, data: bytes) -> None:

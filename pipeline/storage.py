@@ -6,9 +6,11 @@ delta-rs gets the credentials that boto3's chain finds (environment, profile, ro
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,6 +212,25 @@ class Storage:
                 s3.delete(*_bucket_and_key(full))
                 return
             self.filesystem.delete_file(full)
+
+    def now(self) -> datetime:
+        """What the clock says that gives files here their times; this machine's may differ.
+
+        Raises:
+            StorageError: the store cannot be asked.
+        """
+        with self._failing("does not tell the time"):
+            if self.scheme == "s3":
+                return s3.now(_bucket_and_key(self.root)[0])
+            if self.is_local:
+                try:
+                    # A file of no name: of a file system in the network, its server's clock.
+                    with tempfile.TemporaryFile(dir=self.root) as file:
+                        return _modified_at(os.fstat(file.fileno()))
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, errno.EROFS):  # who may not write does not delete either
+                        raise
+        return datetime.now(UTC)
 
     @property
     def filesystem(self) -> fs.FileSystem:

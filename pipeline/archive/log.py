@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -165,12 +164,13 @@ class Log:
         if not accept_log and (fault := self.fault()):
             cure = "photoark verify ARCHIVE says whom it hurts, --against SRC --repair mends it"
             raise ArchiveDamagedError(f"{self._storage.url}: {fault}; {cure}")
-        now_ms = int(time.time() * 1000)
         adding = {shard.path for shard in added}
         # The same rows make the same file: such a shard stays, and the log takes up its statistics anew.
         before, out = self.shards(), set(removed) - adding
         leaving = [shard for shard in before if shard.path in out]
         after = [shard for shard in before if shard.path not in out | adding] + [_info_of(shard) for shard in added]
+        # The store's clock, as in `vacuum`: readers of the version before need what leaves for some time yet.
+        now_ms = int(self._storage.now().timestamp() * 1000) if leaving else 0
         actions: list[AddAction | RemoveAction] = [
             *(RemoveAction(shard.path, data_change, now_ms, size=shard.size_bytes, partition_values={}) for shard in leaving),
             *(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import SHARD_NAME
-from pipeline.errors import SettingError
+from pipeline.errors import ArchiveDamagedError, SettingError
 
 DEFAULT_RETENTION_HOURS = 168
 _PART_NAME = re.compile(r"\.photos-[0-9a-f]+\.parquet\.[0-9a-f]+\.part")
@@ -31,10 +31,12 @@ class VacuumReport:
 def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, dry_run: bool = False) -> VacuumReport:
     """Delete shards that were replaced, or written and never committed, more than `retention_hours` ago.
 
-    With less than an hour, no other job may run on the archive: it could lose a shard that it is about to commit.
+    With less than an hour, no other job may run on the archive: it could lose a shard that it is about to commit. What counts
+    is the store's clock, which gave the files their times: by a machine's that is ahead, such a shard would be old.
 
     Raises:
         SettingError: the retention is negative.
+        ArchiveDamagedError: the log is, so it may not name all that it should.
         StorageError: the archive cannot be listed, or a file not deleted.
     """
     if retention_hours < 0:
@@ -42,14 +44,20 @@ def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, 
     files = list(archive.storage.list())
     # After the listing: a file that was committed in between is named by the log then.
     archive.log.refresh()
-    free = set(archive.log.unreferenced(retention_hours))
-    before = datetime.now(UTC) - timedelta(hours=retention_hours)
+    if fault := archive.log.fault():
+        raise ArchiveDamagedError(f"{archive.storage.url}: {fault}; photoark verify --against SRC --repair mends it")
+    now = archive.storage.now()
+    free = {file.path for file in files} - {shard.path for shard in archive.shards()}
+    if retention_hours:
+        # delta-rs goes by this machine's clock.
+        ahead_hours = round((datetime.now(UTC) - now) / timedelta(hours=1))
+        free &= set(archive.log.unreferenced(max(0, retention_hours + ahead_hours)))
     going = [
         file
         for file in files
         if (file.path in free and SHARD_NAME.fullmatch(file.path)) or _PART_NAME.fullmatch(file.path)
         # A shard can be written anew under the name it had; the log then tells the time it was replaced first.
-        if file.modified_at is None or file.modified_at <= before
+        if not retention_hours or file.modified_at is None or file.modified_at <= now - timedelta(hours=retention_hours)
     ]
     if not dry_run:
         for file in going:

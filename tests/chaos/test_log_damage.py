@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.vacuum import vacuum
 from pipeline.archive.verify import VerifyReport, verify, verify_unopened
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.stages.encode import EncodeJob
@@ -87,6 +88,8 @@ def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archi
     path.write_text(text.replace('{"add"', '{"adc"'))
     report = report_of(url)
     assert [(str(damage.kind), damage.keys) for damage in report.damages] == [("log", ("c",))]
+    with pytest.raises(ArchiveDamagedError, match="--repair"):
+        vacuum(Archive.open(url), retention_hours=0)  # the shard that the log no longer names is not free
     with pytest.raises(ArchiveDamagedError, match="--repair"):
         Archive.open(url).commit([row("c")])
     source = tmp_path / "photos"
