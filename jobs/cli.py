@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -20,6 +21,7 @@ from jobs.encode import encode
 from jobs.evaluate import evaluate
 from jobs.freeze import freeze
 from jobs.import_weights import import_weights
+from jobs.logs import are_lines_on_stderr
 from jobs.ls import ls
 from jobs.optimize import optimize
 from jobs.plan import plan
@@ -33,6 +35,7 @@ from jobs.vacuum import vacuum
 from jobs.verify import verify
 from pipeline.errors import PhotoarkError, SettingError, redacted
 
+log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -54,6 +57,7 @@ app.add_typer(bench_app)
 def main() -> None:
     """Run the command line and leave with its exit code."""
     sys.excepthook = _report
+    log.addHandler(logging.NullHandler())  # what nobody wants logged is said in words, below
     # That one of its processes died, Ray prints to standard output, where --json is read; what came of it we say ourselves.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
@@ -78,11 +82,16 @@ def main() -> None:
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What nobody expected, told whole but for credentials."""
-    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    if are_lines_on_stderr():
+        log.critical("unexpected error", exc_info=(kind, error, trace))
+    else:
+        print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _say(message: str) -> None:
-    print(f"photoark: {message}", file=sys.stderr)
+    log.error(message)
+    if not are_lines_on_stderr():
+        print(f"photoark: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,24 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Config, Device, Include, Original, RayAddress, Weights
+from jobs.logs import write_logs
+from jobs.options import (
+    ArchiveUrl,
+    AsJson,
+    Config,
+    Device,
+    Include,
+    LogFile,
+    LogFormat,
+    MaxCost,
+    MaxGpus,
+    MaxHours,
+    Original,
+    Price,
+    RayAddress,
+    Weights,
+)
+from jobs.supervision import check_limits, show_failures, stopped, supervised
 
 
 def decode(
@@ -17,15 +34,23 @@ def decode(
     include: Include = None,
     format: Annotated[str | None, typer.Option(help="Format of every file, such as PNG; the source's by default.")] = None,
     original: Original = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Leave alone what the same command wrote before; a limit says so too."),
+    ] = False,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
+    max_gpus: MaxGpus = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore all photos, or those that match --include."""
-    from cluster.connect import connected
-    from jobs.progress import shown
     from jobs.settings import load_settings
     from pipeline.archive.commit import Archive
     from pipeline.errors import SettingError
@@ -34,7 +59,12 @@ def decode(
 
     if original and format:
         raise SettingError("--original is the file as it is, --format another one: leave one of them out")
-    settings = load_settings(config, device=device, weights=weights, ray_address=ray_address)
+    settings = load_settings(
+        config, device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours,
+        max_cost=max_cost, price_per_hour=price, log_format=log_format, log_file=log_file,
+    )  # fmt: skip
+    write_logs(settings)
+    check_limits(settings)
     Archive.open(archive)  # a wrong path is told before Ray starts
     job = DecodeJob(
         archive=archive,
@@ -42,19 +72,24 @@ def decode(
         include=include,
         format=format.upper() if format else None,
         original=original,
+        # Else no night would get further than the first.
+        resume=resume or settings.max_hours is not None or settings.max_cost is not None,
         options=settings.codec_options(),
         pool=settings.pool_options(),
     )
-    with connected(settings.ray_address), shown(verb="decoding", as_json=as_json) as on_progress:
-        summary = run(job, on_progress)
+    with supervised(settings, verb="decoding", as_json=as_json) as job_of:
+        summary = run(job, job_of.on_progress, should_stop=job_of.should_stop)
+        job_of.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
+        there = f", {summary.num_skipped} there already" if summary.num_skipped else ""
         typer.echo(
-            f"{summary.num_restored} of {summary.num_photos} photos restored, {summary.num_failed} failed; "
+            f"{summary.num_restored} of {summary.num_photos} photos restored, {summary.num_failed} failed{there}; "
             f"{summary.bytes_out / 1e6:.2f} MB in {summary.elapsed_s:.1f} s"
         )
-        for key, reason in summary.failures:
-            typer.echo(f"failed: {key}: {reason}", err=True)
+        show_failures(summary.failures)
+    if summary.stopped:
+        raise stopped()
     if summary.num_failed:
         raise typer.Exit(3)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.logs import write_logs
 from jobs.options import (
     ArchiveUrl,
     AsJson,
@@ -17,6 +18,8 @@ from jobs.options import (
     Gate,
     KeepOriginal,
     Ladder,
+    LogFile,
+    LogFormat,
     MaxCost,
     MaxGpus,
     MaxHours,
@@ -27,7 +30,7 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.supervision import STOPPED, check_limits, supervised
+from jobs.supervision import check_limits, show_failures, stopped, supervised
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -52,6 +55,8 @@ def encode(
     max_cost: MaxCost = None,
     price: Price = None,
     report: Report = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
     config: Config = None,
     checksum: Annotated[
         bool, typer.Option("--checksum", help="Read photos that look unchanged too, and let their SHA-256 decide.")
@@ -70,8 +75,9 @@ def encode(
     settings = load_settings(
         config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
-        price_per_hour=price,
+        price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
+    write_logs(settings)
     check_limits(settings)
 
     from pipeline.stages.encode import encode as run
@@ -81,16 +87,9 @@ def encode(
         _estimate(job, as_json=as_json)
         return
 
-    from cluster.connect import connected
-    from jobs.progress import shown
-
-    with (
-        connected(settings.ray_address),
-        shown(verb="encoding", as_json=as_json) as on_progress,
-        supervised(settings, report) as supervision,
-    ):
-        summary = run(job, on_progress, history=supervision.history, should_stop=supervision.should_stop)
-        supervision.finish(summary)
+    with supervised(settings, verb="encoding", as_json=as_json, report=report) as job_of:
+        summary = run(job, job_of.on_progress, history=job_of.history, should_stop=job_of.should_stop)
+        job_of.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
@@ -101,12 +100,10 @@ def encode(
             f"{summary.bytes_in / 1e6:.2f} MB became "
             f"{summary.bytes_out / 1e6:.2f} MB ({ratio:.1f} times smaller) in {summary.elapsed_s:.1f} s"
         )
-        for key, reason in summary.failures:
-            typer.echo(f"failed: {key}: {reason}", err=True)
+        show_failures(summary.failures)
     if summary.stopped:
         left = summary.num_photos - summary.num_new - summary.num_changed - summary.num_updated - summary.num_skipped
-        typer.echo(f"stopped at the limit with {left} photos to do; the same command goes on from there", err=True)
-        raise typer.Exit(STOPPED)
+        raise stopped(left)
     if summary.num_failed:
         raise typer.Exit(3)
 

@@ -37,4 +37,6 @@ MaxGpus = Annotated[int | None, typer.Option(help="GPUs that the cluster may gro
 MaxHours = Annotated[float | None, typer.Option(help="Commit what is finished after so long, and stop with exit code 12.")]
 MaxCost = Annotated[float | None, typer.Option(help="The same, once the machines have cost so much; needs --price.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of one GPU (without GPUs, one machine) for an hour.")]
+LogFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="json: standard error holds log lines; text by default.")]
+LogFile = Annotated[Path | None, typer.Option(help="Add log lines, as JSON, to this file instead.")]
 Report = Annotated[Path | None, typer.Option(help="Folder for report.json and report.html: what happened when, on what.")]

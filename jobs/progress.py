@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from jobs.logs import are_lines_on_stderr, tell
+
 if TYPE_CHECKING:
     from pipeline.progress import OnProgress, Progress
 
@@ -21,7 +23,7 @@ def shown(*, verb: str, as_json: bool) -> Iterator[OnProgress]:
     """A callback that shows progress while the `with` block runs."""
     if as_json:
         yield lambda progress: print(json.dumps({"event": "progress", **asdict(progress)}), flush=True)
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and not are_lines_on_stderr():
         with _bar(verb) as show:
             yield show
     else:
@@ -46,11 +48,10 @@ class _Lines:
             return
         self._shown_at_s = now_s
         photos_per_s, mb_per_s, left_s = rates(progress)
-        print(
+        tell(
             f"{self._verb} {progress.num_done}/{progress.num_total} photos, {photos_per_s:.1f} photos/s, "
             f"{mb_per_s:.2f} MB/s, {progress.num_failed} failed, {left_s:.0f} s left",
-            file=sys.stderr,
-            flush=True,
+            **asdict(progress),
         )
 
 

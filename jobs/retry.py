@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.encode import encode_job
+from jobs.logs import write_logs
 from jobs.options import (
     ArchiveUrl,
     AsJson,
@@ -18,11 +19,19 @@ from jobs.options import (
     Gate,
     KeepOriginal,
     Ladder,
+    LogFile,
+    LogFormat,
+    MaxCost,
+    MaxGpus,
+    MaxHours,
+    Price,
     Quality,
     RayAddress,
+    Report,
     StripGps,
     Weights,
 )
+from jobs.supervision import check_limits, show_failures, stopped, supervised
 
 
 def retry(
@@ -37,6 +46,13 @@ def retry(
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
+    max_gpus: MaxGpus = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    report: Report = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what failed, and write nothing.")] = False,
     as_json: AsJson = False,
@@ -49,16 +65,18 @@ def retry(
 
     settings = load_settings(
         config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
-        device=device, weights=weights, ray_address=ray_address,
+        device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
+        price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
+    write_logs(settings)
+    check_limits(settings)
 
-    from cluster.connect import connected
-    from jobs.progress import shown
     from pipeline.stages.retry import retry as run
 
     job = encode_job(source, archive, settings)
-    with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
-        summary = run(job, on_progress)
+    with supervised(settings, verb="encoding", as_json=as_json, report=report) as job_of:
+        summary = run(job, job_of.on_progress, history=job_of.history, should_stop=job_of.should_stop)
+        job_of.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
@@ -66,8 +84,9 @@ def retry(
             f"{summary.num_photos} had failed: {summary.num_encoded} encoded, {summary.num_kept} kept as they are, "
             f"{summary.num_failed} failed again, {summary.num_skipped} gone from the source"
         )
-        for key, reason in summary.failures:
-            typer.echo(f"failed: {key}: {reason}", err=True)
+        show_failures(summary.failures)
+    if summary.stopped:
+        raise stopped(summary.num_photos - summary.num_skipped - summary.num_encoded - summary.num_kept - summary.num_failed)
     if summary.num_failed or summary.num_skipped:
         raise typer.Exit(3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +65,12 @@ class Settings(BaseSettings):
     """The same, once its machines have cost so much."""
     price_per_hour: float | None = Field(None, gt=0)
     """Of a GPU or, on machines without, of a machine; in any currency."""
+    log_format: Literal["text", "json"] = "text"
+    """json: a line for each thing that happens, on standard error, or in `log_file`, which makes them JSON by itself."""
+    log_file: Path | None = None
+    log_level: Literal["debug", "info", "warning"] = "info"
+    job: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """Name of the job in all its log lines; by default one that no other job has."""
     commit_interval_s: float = Field(5.0, gt=0)
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger photos are kept as they are."""
@@ -83,6 +90,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def wants_logs(self) -> bool:
+        """Whether log lines are to be written."""
+        return self.log_format == "json" or self.log_file is not None
 
     def pool_options(self) -> PoolOptions:
         """What the actor pool may take."""

@@ -1,21 +1,27 @@
-"""What a long job is held to, and what it leaves behind: limits of time and money, and a report."""
+"""What a long job is held to, and what it leaves behind: limits of time and money, a report, log lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from jobs.logs import are_lines_on_stderr, tell, worker_logs
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
     from cluster.watch import Watch
     from jobs.settings import Settings
+    from pipeline.progress import OnProgress
     from pipeline.stages.history import History
     from pipeline.stages.job import JobSummary
 
+log = logging.getLogger(__name__)
 STOPPED = 12
 """Exit code of a job that ended at a limit: what was committed stays, the same command goes on."""
 
@@ -26,11 +32,14 @@ class Supervision:
 
     history: History
     watch: Watch
+    on_progress: OnProgress
     should_stop: Callable[[], bool]
     report: Path | None
 
     def finish(self, summary: JobSummary) -> None:
-        """Write the report, where one is wanted."""
+        """Write the report, where one is wanted, and a log line of what the job came to."""
+        counts = {name: value for name, value in asdict(summary).items() if name != "failures"}
+        log.info("job ended", extra=counts)
         if self.report is not None:
             from jobs.report import write_report
 
@@ -38,14 +47,39 @@ class Supervision:
 
 
 @contextmanager
-def supervised(settings: Settings, report: Path | None) -> Iterator[Supervision]:
-    """For the length of a `with` block, in which Ray is connected."""
+def supervised(settings: Settings, *, verb: str, as_json: bool, report: Path | None = None) -> Iterator[Supervision]:
+    """Ray, and a job on it that is watched, for the length of a `with` block.
+
+    Args:
+        verb: what the job does, for its progress.
+    """
+    from cluster.connect import connected
     from cluster.watch import Budget, watched
+    from jobs.progress import shown
     from pipeline.stages.history import History
 
     budget = Budget(max_hours=settings.max_hours, max_cost=settings.max_cost, price_per_hour=settings.price_per_hour)
-    with watched() as watch:
-        yield Supervision(History(), watch, lambda: budget.is_spent(watch), report)
+    log.info("job started", extra={"command": verb})
+    with (
+        connected(settings.ray_address, runtime_env=worker_logs(settings)),
+        shown(verb=verb, as_json=as_json) as on_progress,
+        watched() as watch,
+    ):
+        yield Supervision(History(), watch, on_progress, lambda: budget.is_spent(watch), report)
+
+
+def show_failures(failures: Iterable[tuple[str, str]]) -> None:
+    """Name photos and reasons on standard error; where that holds log lines, there is one of each already."""
+    if not are_lines_on_stderr():
+        for key, reason in failures:
+            tell(f"failed: {key}: {reason}")
+
+
+def stopped(num_left: int | None = None) -> typer.Exit:
+    """What ends a command whose job ended at a limit."""
+    left = "" if num_left is None else f" with {num_left} photos to do"
+    tell(f"stopped at the limit{left}; the same command goes on from there")
+    return typer.Exit(STOPPED)
 
 
 def check_limits(settings: Settings) -> None:

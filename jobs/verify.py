@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.encode import encode_job
+from jobs.logs import tell, write_logs
 from jobs.options import (
     ArchiveUrl,
     AsJson,
@@ -19,11 +20,18 @@ from jobs.options import (
     Gate,
     KeepOriginal,
     Ladder,
+    LogFile,
+    LogFormat,
+    MaxCost,
+    MaxGpus,
+    MaxHours,
+    Price,
     Quality,
     RayAddress,
     StripGps,
     Weights,
 )
+from jobs.supervision import check_limits, stopped, supervised
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -63,6 +71,12 @@ def verify(
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
+    max_gpus: MaxGpus = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
+    price: Price = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,8 +99,11 @@ def verify(
     share = _share(sample)
     settings = load_settings(
         config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
-        device=device, weights=weights, ray_address=ray_address,
+        device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
+        price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
+    write_logs(settings)
+    check_limits(settings)
     decoder = _decoder(settings.codec_options()) if decode or sample is not None else None
 
     def check() -> tuple[VerifyReport, Comparison | None]:
@@ -114,6 +131,8 @@ def verify(
         typer.echo(json.dumps(asdict(report) | others))
     else:
         _show(report, comparison)
+    if repaired is not None and repaired.stopped:
+        raise stopped()
     if not report.is_clean:
         raise typer.Exit(DAMAGED)
     is_short = repaired is not None and not repaired.is_complete
@@ -122,13 +141,11 @@ def verify(
 
 
 def _repair(source: str, archive: str, settings: Settings, report: VerifyReport, *, as_json: bool) -> RepairSummary:
-    from cluster.connect import connected
-    from jobs.progress import shown
     from pipeline.stages.repair import repair
 
     job = encode_job(source, archive, settings)
-    with connected(settings.ray_address), shown(verb="encoding", as_json=as_json) as on_progress:
-        summary = repair(job, report, on_progress)
+    with supervised(settings, verb="encoding", as_json=as_json) as job_of:
+        summary = repair(job, report, job_of.on_progress, should_stop=job_of.should_stop)
     if not as_json:
         typer.echo(
             f"repaired {summary.num_shards} shards: {summary.num_rows_kept} rows kept, {summary.num_encoded} encoded again"
@@ -141,9 +158,9 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
         }
         for what, names in told.items():
             for name in names:
-                typer.echo(f"{what}: {name}", err=True)
+                tell(f"{what}: {name}")
         if summary.num_unnamed:
-            typer.echo(f"lost besides: {summary.num_unnamed} rows whose keys cannot be read", err=True)
+            tell(f"lost besides: {summary.num_unnamed} rows whose keys cannot be read")
     return summary
 
 
@@ -185,7 +202,7 @@ def _show(report: VerifyReport, comparison: Comparison | None) -> None:
     typer.echo(f"{report.num_shards} shards, {report.num_rows} rows{decoded}, {len(report.damages)} damaged")
     for damage in report.damages:
         keys = _listed(damage.keys) if damage.all_keys_known else " ... ".join(damage.keys)
-        typer.echo(f"damaged: {damage.shard}: {keys or 'whole shard'}: {damage.what}", err=True)
+        tell(f"damaged: {damage.shard}: {keys or 'whole shard'}: {damage.what}")
     if report.orphans:
         size_bytes = sum(orphan.size_bytes for orphan in report.orphans)
         typer.echo(f"{len(report.orphans)} files that the log does not name, {size_bytes} bytes; no damage:")

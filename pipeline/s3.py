@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from typing import Any
 
 from pipeline.errors import StorageError
 
+log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 8
 """Of one request, with growing pauses between them: about half a minute."""
 TIMEOUT_S = 20.0
@@ -41,13 +43,14 @@ def get(bucket: str, key: str) -> tuple[bytes, datetime, str]:
         Exception: of botocore, where the store refuses or cannot be reached.
     """
     seen: set[bytes] = set()
-    for _ in range(_MAX_TRANSFERS):
+    for i in range(_MAX_TRANSFERS):
         data, answer = _transfer(bucket, key)
         digest, tag = hashlib.md5(data).digest(), answer["ETag"].strip('"')
         # A tag need not be an MD5. Bytes that come twice the same are those that the store holds.
         if digest.hex() == tag or not _may_be_md5(answer) or digest in seen:
             return data, answer["LastModified"], tag
         seen.add(digest)
+        _tell_retry(f"s3://{bucket}/{key}", i + 1, f"MD5 is not {tag}")
     raise StorageError(f"s3://{bucket}/{key} came through broken {_MAX_TRANSFERS} times: its MD5 is not {tag}")
 
 
@@ -230,6 +233,7 @@ def _transfer(bucket: str, key: str, **options: str) -> tuple[bytes, dict[str, A
             raise
         except (FlexibleChecksumError, HTTPClientError, IncompleteReadError) as error:
             fault = error
+            _tell_retry(f"s3://{bucket}/{key}", i + 1, str(error))
     raise StorageError(f"s3://{bucket}/{key} broke off {MAX_ATTEMPTS} times: {fault}")
 
 
@@ -270,4 +274,23 @@ def _client_of(environment: tuple[tuple[str, str], ...]) -> Any:
         # MD5 serves, and every store knows it; trailing checksums some do not.
         request_checksum_calculation="when_required",
     )
-    return _session(environment).client("s3", endpoint_url=_endpoint(), config=settings)
+    client = _session(environment).client("s3", endpoint_url=_endpoint(), config=settings)
+    client.meta.events.register_last("needs-retry.s3", _see_answer)
+    return client
+
+
+def _see_answer(
+    response: tuple[Any, dict[str, Any]] | None, attempts: int, caught_exception: Exception | None, request_dict: Any, **_: Any
+) -> None:
+    """Called by botocore after each request that it sent, before it decides whether to try again."""
+    if caught_exception is not None:
+        reason = f"{type(caught_exception).__name__}: {caught_exception}"
+    elif response is not None and (response[0].status_code >= 500 or response[0].status_code == 429):
+        reason = f"{response[0].status_code} {response[1].get('Error', {}).get('Code', '')}".strip()
+    else:
+        return
+    _tell_retry(request_dict["url"].partition("?")[0], attempts, reason)
+
+
+def _tell_retry(url: str, attempt: int, reason: str) -> None:
+    log.info("a request to the store failed", extra={"url": url, "attempt": attempt, "reason": reason})

@@ -9,6 +9,8 @@ every version of the log holds each key once.
 
 from __future__ import annotations
 
+import logging
+import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -22,6 +24,7 @@ from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto
 from pipeline.storage import Storage
 
+log = logging.getLogger(__name__)
 _MAX_TRIES = 20
 _NOTHING_SEEN: Mapping[str, SourceVersion] = MappingProxyType({})
 _NARROW_COLUMNS = tuple(name for name in ARCHIVE_SCHEMA.names if name not in BLOB_COLUMNS)
@@ -97,10 +100,12 @@ class Archive:
             ArchiveError: other writers won every try.
             StorageError: a shard or the log cannot be written.
         """
-        for _ in range(_MAX_TRIES):
+        started_s = time.perf_counter()
+        for i in range(_MAX_TRIES):
             self.log.refresh()
             wanted, is_new = self._wanted(rows, seen)
             if not wanted or self._insert(wanted, is_new=is_new):
+                self._tell(len(wanted), i + 1, started_s)
                 return len(wanted)
         raise self._outrun()
 
@@ -117,7 +122,8 @@ class Archive:
         Raises:
             As `commit`.
         """
-        for _ in range(_MAX_TRIES):
+        started_s = time.perf_counter()
+        for i in range(_MAX_TRIES):
             self.log.refresh()
             holders = self._rows_of({row.same_as for row in rows if row.same_as is not None}, _NARROW_COLUMNS)
             changing = {row.key for row in rows}
@@ -131,6 +137,7 @@ class Archive:
                     waiting.append(row)
             wanted, is_new = self._wanted(ready, seen)
             if not wanted or self._insert(wanted, is_new=is_new):
+                self._tell(len(wanted), i + 1, started_s)
                 return waiting
         raise self._outrun()
 
@@ -147,9 +154,11 @@ class Archive:
             ArchiveError: other writers won every try.
             StorageError: a shard or the log cannot be written.
         """
-        for _ in range(_MAX_TRIES):
+        started_s = time.perf_counter()
+        for i in range(_MAX_TRIES):
             self.log.refresh()
             if self._replace({row.key: row for row in rows}, drop=drop, ignore=ignore):
+                self._tell(len(rows), i + 1, started_s)
                 return
         raise self._outrun()
 
@@ -234,6 +243,12 @@ class Archive:
             raise ArchiveDamagedError(f"shard {shard.path} does not hold the keys that the log says; run photoark verify")
         self._references_in[shard.path] = {row.key: row.same_as for row in rows if row.same_as is not None}
         return keys
+
+    def _tell(self, num_rows: int, attempt: int, started_s: float) -> None:
+        if num_rows:
+            took_s, version = round(time.perf_counter() - started_s, 3), self.log.version
+            extra = {"stage": "commit", "num_rows": num_rows, "version": version, "attempt": attempt, "took_s": took_s}
+            log.info("committed", extra=extra)
 
     def _outrun(self) -> ArchiveError:
         return ArchiveError(f"{self.storage.url}: other writers won {_MAX_TRIES} commits in a row; run the command again")

@@ -137,6 +137,11 @@ class Log:
             return None
         return "the log is damaged: what it names is not what its last commit left"
 
+    @property
+    def version(self) -> int:
+        """Number of the last commit in memory."""
+        return int(self._table.version())
+
     def shards(self) -> list[ShardInfo]:
         """Every shard that the log names."""
         version = self._table.version()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import json
+import logging
 import mmap
 import os
 import signal
@@ -34,6 +35,7 @@ from pipeline.pixels.decoder_process import LENGTHS, READY
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.records import PhotoHeader, PhotoMetadata
 
+log = logging.getLogger(__name__)
 _MAX_TRIES = 2
 """A process that ended may have been ended from outside, such as when the machine had no memory left."""
 _START_S = 120
@@ -95,7 +97,7 @@ def _ask(
     memory_bytes = limits.memory_bytes + limits.memory_per_pixel_bytes * num_pixels
     request = request | {"time_s": time_s, "memory_bytes": memory_bytes}
     end = ""
-    for _ in range(_MAX_TRIES):
+    for i in range(_MAX_TRIES):
         with _DECODERS.borrowed() as decoder:
             try:
                 reply, extra = decoder.ask(request, data, time_s, memory)
@@ -104,6 +106,7 @@ def _ask(
                 raise UnreadablePhotoError(f"decoding it takes more than {time_s:.0f} s, the limit for its size") from error
             except (OSError, ValueError):
                 end = decoder.end()
+                log.warning("the decoder process ended over a file", extra={"attempt": i + 1, "reason": end})
                 continue
             if reply.get("error") == "out of memory":
                 decoder.end()  # what is left of its memory is in pieces

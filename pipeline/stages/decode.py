@@ -6,7 +6,9 @@ what did not come out, because a process ended -> each photo in a process of its
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -26,8 +28,13 @@ from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker, not_restored
 from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
+from pipeline.stages.logs import log_rows
 from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
+from pipeline.stages.until import until
+from pipeline.stages.work import STAGE, with_ends
 from pipeline.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +49,21 @@ class DecodeJob:
     """Container of every restored file (Pillow's name); None for the source's own."""
     original: bool = False
     """Hand out the source files' own bytes, where they were stored, instead of what is decoded."""
+    resume: bool = False
+    """Leave files alone that the same job wrote earlier. Such a file has the photo's time of change or, on a store, which gives
+    a file its own, is younger than the row."""
     options: CodecOptions = CodecOptions()
     batch_photos: int = 32
     pool: PoolOptions = DEFAULT_POOL
 
 
-def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
+def decode(
+    job: DecodeJob, on_progress: OnProgress = lambda _: None, *, should_stop: Callable[[], bool] = lambda: False
+) -> JobSummary:
     """Restore photos of `job.archive` as files below `job.destination`.
+
+    Args:
+        should_stop: asked after every block and, in the main thread, every second; once it says so, the job ends, `stopped`.
 
     Raises:
         ArchiveNotFoundError: there is no archive.
@@ -61,7 +76,14 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
     if not fragments:
         return summary
     total = sum(fragment.num_rows for fragment in fragments)
-    plan = prepare(job.options.device, job.pool, total)
+    there = _there(job, archive.storage, fragments) if job.resume else {}
+    summary.num_photos = summary.num_skipped = sum(map(len, there.values()))
+    num_todo, took_s = total - summary.num_skipped, round(clock.elapsed_s, 3)
+    log.info("listed", extra={"stage": "list", "num_photos": total, "num_todo": num_todo, "took_s": took_s})
+    left = {f: there.get(f, frozenset()) for f in fragments if len(there.get(f, ())) < f.num_rows}
+    if not left:
+        return summary
+    plan = prepare(job.options.device, job.pool, num_todo)
     settings = DecodeSettings(
         destination=Storage(job.destination).url,
         options=replace(job.options, device=plan.device),
@@ -69,7 +91,45 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
         original=job.original,
         num_write_threads=plan.threads_per_actor,
     )
-    items = [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows} for f in fragments]
+    done: set[str] = set()
+    with (
+        # Not when they are collected: Ray would be gone by then.
+        closing(_stream(archive, job, left, settings, plan)) as stream,
+        closing(_each_alone(archive, job, left, settings, plan, done)) as rest,
+    ):
+        for batch in until(should_stop, chain(stream, rest)):
+            log_rows(batch)
+            for row in batch.to_pylist():
+                summary.num_photos += 1
+                done.add(row["key"])
+                if row["reason"] is not None:
+                    summary.fail(row["key"], row["reason"])
+                    continue
+                summary.num_restored += 1
+                summary.bytes_out += row["num_bytes"]
+                summary.num_pixels += row["num_pixels"]
+            on_progress(
+                Progress(
+                    num_done=summary.num_photos,
+                    num_total=total,
+                    num_failed=summary.num_failed,
+                    bytes_done=summary.bytes_out,
+                    elapsed_s=clock.elapsed_s,
+                )
+            )
+    summary.stopped = summary.num_photos < total and should_stop()
+    summary.elapsed_s = clock.elapsed_s
+    return summary
+
+
+def _stream(
+    archive: Archive, job: DecodeJob, fragments: Mapping[Fragment, Collection[str]], settings: DecodeSettings, plan: PoolPlan
+) -> Generator[pa.Table, None, None]:
+    """Results of the photos of `fragments`, but for keys to be left out; blocks whose actor dies are left out."""
+    items = [
+        {"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows, "skip": sorted(skip)}
+        for f, skip in fragments.items()
+    ]
     results = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
@@ -84,58 +144,60 @@ def decode(job: DecodeJob, on_progress: OnProgress = lambda _: None) -> JobSumma
             **(actor_options(plan) | {"batch_size": job.batch_photos}),
         )
     )
-    stream = cast(Iterator[pa.Table], results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    done: set[str] = set()
-    for batch in chain(stream, _each_alone(archive, job, fragments, settings, plan, done)):
-        for row in batch.to_pylist():
-            summary.num_photos += 1
-            done.add(row["key"])
-            if row["reason"] is not None:
-                summary.fail(row["key"], row["reason"])
-                continue
-            summary.num_restored += 1
-            summary.bytes_out += row["num_bytes"]
-            summary.num_pixels += row["num_pixels"]
-        on_progress(
-            Progress(
-                num_done=summary.num_photos,
-                num_total=total,
-                num_failed=summary.num_failed,
-                bytes_done=summary.bytes_out,
-                elapsed_s=clock.elapsed_s,
-            )
-        )
-    summary.elapsed_s = clock.elapsed_s
-    return summary
+    yield from cast(Iterator[pa.Table], results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+
+
+def _there(job: DecodeJob, archive: Storage, fragments: list[Fragment]) -> dict[Fragment, frozenset[str]]:
+    """Of each of `fragments`: keys whose files an earlier run of `job` wrote."""
+    storage = Storage(job.destination)
+    files = {file.path: file.modified_at for file in storage.list()} if storage.exists() else {}
+
+    def is_there(row: EncodedPhoto) -> bool:
+        written_at = files.get(row.key)
+        if written_at is None or (job.include is not None and not fnmatchcase(row.key, job.include)):
+            return False
+        if storage.is_local and row.modified_at is not None:
+            return written_at == row.modified_at
+        return row.encoded_at is not None and written_at > row.encoded_at
+
+    there = {}
+    for fragment in fragments if files else ():
+        with suppress(ArchiveDamagedError):  # told of where its photos are read
+            rows = encoded_from_table(read_fragment(archive, fragment, ["key", "outcome", "modified_at", "encoded_at"]))
+            there[fragment] = frozenset(row.key for row in rows if is_there(row))
+    return there
 
 
 def _each_alone(
     archive: Archive,
     job: DecodeJob,
-    fragments: Sequence[Fragment],
+    fragments: Mapping[Fragment, Collection[str]],
     settings: DecodeSettings,
     plan: PoolPlan,
     done: Collection[str],
-) -> Iterator[pa.Table]:
-    """Results of the photos that, when this is first asked, are not `done`: Ray leaves out blocks whose process ended."""
-    if job.include is None and len(done) == sum(fragment.num_rows for fragment in fragments):
+) -> Generator[pa.Table, None, None]:
+    """As `_stream`, of the photos that, when this is first asked, are not `done`."""
+    if job.include is None and len(done) == sum(fragment.num_rows - len(skip) for fragment, skip in fragments.items()):
         return
     missing = [key for key in _keys(archive.storage, fragments, job.include) if key not in done]
     if not missing:
         return
     tables = {key: partial(_row_of, archive.storage.url, key, original=job.original) for key in missing}
-    for key, result in each_alone(DecodeWorker, settings, plan, tables):
-        yield not_restored(key, result) if isinstance(result, str) else result
+    for key, attempt, result in each_alone(DecodeWorker, settings, plan, tables):
+        if isinstance(result, str):
+            yield not_restored(key, result, "isolate", attempt)
+        else:
+            yield with_ends(result, result[STAGE].to_pylist(), attempt)
 
 
-def _keys(storage: Storage, fragments: Sequence[Fragment], include: str | None) -> Iterator[str]:
+def _keys(storage: Storage, fragments: Mapping[Fragment, Collection[str]], include: str | None) -> Iterator[str]:
     """Keys of what was to be restored, but for damaged row groups, which were told of."""
-    for fragment in fragments:
+    for fragment, skip in fragments.items():
         try:
             keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
         except ArchiveDamagedError:
             continue
-        yield from (key for key in keys if include is None or fnmatchcase(key, include))
+        yield from (key for key in keys if key not in skip and (include is None or fnmatchcase(key, include)))
 
 
 def _row_of(archive_url: str, key: str, *, original: bool) -> pa.Table:
@@ -147,13 +209,16 @@ def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, ori
     storage = Storage(archive_url)
     tables = []
     for item in fragments.to_pylist():
+        skip = frozenset(item.pop("skip"))
         fragment = Fragment(**item)
         try:
             table = read_fragment(storage, fragment, None if original else STREAM_COLUMNS)
         except ArchiveDamagedError as error:
             table = _damaged(storage, fragment, error)
-        if include is not None:
-            table = table.filter(pa.array([fnmatchcase(key, include) for key in table["key"].to_pylist()]))
+        if include is not None or skip:
+            keys = table["key"].to_pylist()
+            is_wanted = [key not in skip and (include is None or fnmatchcase(key, include)) for key in keys]
+            table = table.filter(pa.array(is_wanted, pa.bool_()))
         tables.append(_with_streams(table, archive_url, original=original))
     # A row group of an earlier version lacks columns.
     return pa.concat_tables(tables, promote_options="default")

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError
+from pipeline.logs import about
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.restoration import batches, decode_batch, decode_row, file_of, original_of
 from pipeline.stages.metrics import record_restored
+from pipeline.stages.work import ATTEMPT, STAGE, attempt
 from pipeline.storage import Storage
 
 RESULT_SCHEMA = pa.schema(
@@ -23,9 +25,11 @@ RESULT_SCHEMA = pa.schema(
         pa.field("num_bytes", pa.int64()),
         pa.field("num_pixels", pa.int64()),
         pa.field("reason", pa.string()),
+        pa.field(STAGE, pa.string()),
+        pa.field(ATTEMPT, pa.int64()),
     ]
 )
-"""One row a photo: bytes written, or the reason why not."""
+"""One row a photo: bytes written, or the reason why not, and in which stage; and which try at it this was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,8 @@ class DecodeWorker:
             with self._codec_lock:
                 decoded = decode_batch(batch, self._settings.options)
             written += [self._threads.submit(self._write, row, pixels) for row, pixels in zip(batch, decoded, strict=True)]
-        results = pa.Table.from_pylist([future.result() for future in written], schema=RESULT_SCHEMA)
+        this = attempt()
+        results = pa.Table.from_pylist([future.result() | {ATTEMPT: this} for future in written], schema=RESULT_SCHEMA)
         num_restored = results["reason"].null_count
         record_restored(
             num_restored=num_restored,
@@ -77,21 +82,26 @@ class DecodeWorker:
         return file_of(row, pixels, format=self._settings.format)
 
     def _write(self, row: EncodedPhoto, pixels: Pixels | PhotoarkError | None) -> dict[str, object]:
+        # What cannot be read from the archive comes as a row that failed.
+        stage = "read" if row.outcome is Outcome.FAILED else "decode"
         try:
             if isinstance(pixels, PhotoarkError):
                 raise pixels
-            data = original_of(row) if self._settings.original else self._file_of(row, pixels)
-            self._storage.write(row.key, data, modified_at=row.modified_at)
+            with about(key=row.key, stage=stage):
+                data = original_of(row) if self._settings.original else self._file_of(row, pixels)
+            stage = "write"
+            with about(key=row.key, stage=stage):
+                self._storage.write(row.key, data, modified_at=row.modified_at)
         except PhotoarkError as error:
-            return _not_restored(row.key, error.message)
+            return _not_restored(row.key, error.message, stage)
         num_pixels = (row.width or 0) * (row.height or 0)
-        return {"key": row.key, "num_bytes": len(data), "num_pixels": num_pixels, "reason": None}
+        return {"key": row.key, "num_bytes": len(data), "num_pixels": num_pixels, "reason": None, STAGE: None}
 
 
-def not_restored(key: str, reason: str) -> pa.Table:
+def not_restored(key: str, reason: str, stage: str, attempt: int) -> pa.Table:
     """The result of a photo that did not come back."""
-    return pa.Table.from_pylist([_not_restored(key, reason)], schema=RESULT_SCHEMA)
+    return pa.Table.from_pylist([_not_restored(key, reason, stage) | {ATTEMPT: attempt}], schema=RESULT_SCHEMA)
 
 
-def _not_restored(key: str, reason: str) -> dict[str, object]:
-    return {"key": key, "num_bytes": None, "num_pixels": None, "reason": reason}
+def _not_restored(key: str, reason: str, stage: str) -> dict[str, object]:
+    return {"key": key, "num_bytes": None, "num_pixels": None, "reason": reason, STAGE: stage}

@@ -14,6 +14,7 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -51,11 +52,14 @@ from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCode
 from pipeline.stages.history import History
 from pipeline.stages.isolation import each_alone
 from pipeline.stages.job import JobSummary, actor_options, prepare
+from pipeline.stages.logs import log_rows
 from pipeline.stages.metrics import record_state
 from pipeline.stages.reading import KNOWN, read_block, start_claims
 from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
-from pipeline.stages.work import split_work, with_no_work
+from pipeline.stages.until import until
+from pipeline.stages.work import STAGE, TRIES_ALONE, TRIES_TOGETHER, split_work, with_ends, with_no_work
 
+log = logging.getLogger(__name__)
 _MAX_TRIES = 3
 
 
@@ -161,7 +165,8 @@ def encode(
 
     Args:
         history: takes up what was done when.
-        should_stop: asked after every block; once it says so, the job commits what is finished and ends, `stopped`.
+        should_stop: asked after every block and, in the main thread, every second; once it says so, the job commits what is
+            finished and ends, `stopped`.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
@@ -175,6 +180,8 @@ def encode(
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
     work = find_work(photos, archive, checksum=job.checksum, may_share=job.may_share)
+    num_todo, took_s = len(work.todo), round(clock.elapsed_s, 3)
+    log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": num_todo, "took_s": took_s})
     summary = process(
         job, work.todo, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
         work=work, refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
@@ -217,14 +224,15 @@ def process(
                 # What waited in vain for the row of another photo is encoded by itself.
                 stream = _stream(job, missing, work, share=refer is not None and i == 0)
                 rest = _each_alone(job, missing, committer.keys)
-                for table in chain(stream, rest):
+                for table in until(should_stop, chain(stream, rest)):
+                    log_rows(table, tries_before=i * (TRIES_TOGETHER + TRIES_ALONE))
                     rows, done = split_work(table)
                     committer.add(encoded_from_table(rows), done)
                     record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
                     on_progress(committer.progress(len(todo)))
-                    if len(committer.keys) < len(todo) and should_stop():
-                        committer.summary.stopped = True
-                        return committer.summary
+                if len(committer.keys) < len(todo) and should_stop():
+                    committer.summary.stopped = True
+                    return committer.summary
             except RayError as error:
                 cause = error
             finally:
@@ -266,8 +274,11 @@ def _each_alone(job: EncodeJob, photos: list[Photo], done: Collection[str]) -> G
         return
     plan, settings = _plan(job, len(photos))
     tables = {key: partial(read_block, photos_to_table([photo])) for key, photo in left.items()}
-    for key, result in each_alone(EncodeWorker, settings, plan, tables):
-        yield with_no_work(encoded_to_table([_failed(left[key], result)])) if isinstance(result, str) else result
+    for key, attempt, result in each_alone(EncodeWorker, settings, plan, tables):
+        if isinstance(result, str):
+            yield with_no_work(encoded_to_table([_failed(left[key], result)]), "isolate", attempt)
+        else:
+            yield with_ends(result, result[STAGE].to_pylist(), attempt)
 
 
 def _plan(job: EncodeJob, num_photos: int) -> tuple[PoolPlan, EncodeSettings]:

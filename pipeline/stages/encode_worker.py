@@ -24,6 +24,7 @@ from pipeline.codecs.ditic.device import choose_device
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import PhotoarkError, PhotoError
+from pipeline.logs import about
 from pipeline.pixels.beside import is_raw
 from pipeline.pixels.metadata import may_hold_gps as holds_gps
 from pipeline.pixels.metadata import without_gps
@@ -93,6 +94,8 @@ class _Job:
     pixels: Pixels | None = None
     refusals: list[str] = field(default_factory=list)
     """Why the rungs so far did not do."""
+    stage: str = "keep"
+    """In which it failed, if it did."""
 
 
 class EncodeWorker:
@@ -158,18 +161,21 @@ class EncodeWorker:
             num_pixels=sum((row.width or 0) * (row.height or 0) for row in rows),
         )
         record_block(rows, work)
-        return with_work(encoded_to_table(rows), work)
+        stages = [job.stage if job.row.outcome is Outcome.FAILED else None for job in jobs]
+        return with_work(encoded_to_table(rows), work, stages)
 
     def _prepare(self, row: EncodedPhoto, data: bytes | None, companion_of: str | None) -> _Job:
         """Look at the header and decode the pixels; what cannot be encoded gets its outcome here."""
         if data is None:
-            return _Job(row)
+            return _Job(row, stage="read")
         if companion_of is not None:
             return _Job(self._kept(row, data, f"no photo, but it belongs to {companion_of}", may_hold_gps=True))
         if data and is_raw(row.key):
             return _Job(self._kept(row, data, "a camera's raw file", may_hold_gps=True))
+        stage = "probe"
         try:
-            header = probe(data, limits=self._settings.limits)
+            with about(key=row.key, stage=stage):
+                header = probe(data, limits=self._settings.limits)
             if self._settings.strip_gps:
                 header = replace(header, metadata=without_gps(header.metadata))
             row = _with_header(row, header)
@@ -177,9 +183,11 @@ class EncodeWorker:
                 return _Job(self._kept(row, data, None))
             if header.unsupported:
                 return _Job(self._kept(row, data, header.unsupported))
-            return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
+            stage = "pixels"
+            with about(key=row.key, stage=stage):
+                return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
         except PhotoError as error:
-            return _Job(replace(row, reason=error.message))
+            return _Job(replace(row, reason=error.message), stage=stage)
         except MemoryError:
             return _Job(self._kept(row, data, "too large to decode in the memory of this machine"))
 
@@ -206,11 +214,16 @@ class EncodeWorker:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
         # All at once: which of them go through the networks together is the codec's to choose.
         images = [job.pixels for job in jobs if job.pixels is not None]
-        streams = _each(codec.encode, images, f"{rung} could not encode it")
+        streams = _each(codec.encode, images, f"{rung} could not encode it", "encode")
         measured = self._measured(rung, codec, images, streams)
         for job, stream, scores in zip(jobs, streams, measured, strict=True):
             if isinstance(scores, _Refused):
                 job.refusals.append(scores.reason)
+                # Refusing is what a gate is for; to fail is not what a codec is for.
+                log.log(
+                    logging.DEBUG if scores.stage == "gate" else logging.WARNING, "a codec may not stand for this photo",
+                    extra={"key": job.row.key, "stage": scores.stage, "codec": str(rung), "reason": scores.reason},
+                )  # fmt: skip
                 continue
             assert isinstance(stream, bytes)
             assert job.row.width and job.row.height
@@ -230,14 +243,14 @@ class EncodeWorker:
         if self._scorer is None:
             return found
         there = [i for i, stream in enumerate(streams) if isinstance(stream, bytes)]
-        decoded = _each(codec.decode, [streams[i] for i in there], f"{rung} could not decode it")
+        decoded = _each(codec.decode, [streams[i] for i in there], f"{rung} could not decode it", "decode")
         for i, image in zip(there, decoded, strict=True):
             if isinstance(image, _Refused):
                 found[i] = image
                 continue
-            (scores,) = _each(self._scored, [(images[i], image)], f"{rung} could not be measured")
+            (scores,) = _each(self._scored, [(images[i], image)], f"{rung} could not be measured", "measure")
             refusal = None if isinstance(scores, _Refused) else self._settings.gate.refusal(scores)
-            found[i] = _Refused(f"{rung}: {refusal}") if refusal else scores
+            found[i] = _Refused(f"{rung}: {refusal}", "gate") if refusal else scores
         return found
 
     def _scored(self, pairs: Sequence[tuple[Pixels, Pixels]]) -> list[Scores]:
@@ -245,7 +258,9 @@ class EncodeWorker:
         return [self._scorer.measure(original, decoded) for original, decoded in pairs]
 
 
-def _each(run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], what_failed: str) -> list[T | _Refused]:
+def _each(
+    run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], what_failed: str, stage: str
+) -> list[T | _Refused]:
     """`run` on all items; a batch that fails is halved until the item that fails stands alone."""
     if not items:
         return []
@@ -254,15 +269,15 @@ def _each(run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], wha
     except Exception as error:
         if len(items) > 1:
             middle = len(items) // 2
-            return _each(run, items[:middle], what_failed) + _each(run, items[middle:], what_failed)
+            return _each(run, items[:middle], what_failed, stage) + _each(run, items[middle:], what_failed, stage)
         message = error.message if isinstance(error, PhotoarkError) else f"{type(error).__name__}: {error}"
-        log.warning("%s: %s", what_failed, message)
-        return [_Refused(f"{what_failed}: {message}")]
+        return [_Refused(f"{what_failed}: {message}", stage)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
     reason: str
+    stage: str
 
 
 def _with_header(row: EncodedPhoto, header: PhotoHeader) -> EncodedPhoto:

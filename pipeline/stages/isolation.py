@@ -6,6 +6,7 @@ decoder that crashes, memory that runs out) is found out, and costs its neighbou
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,25 +19,29 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import PhotoarkError
 from pipeline.stages.resources import PoolPlan
+from pipeline.stages.work import TRIES_ALONE, TRIES_TOGETHER
 
-_MAX_TRIES = 2
-"""The first end may have come from outside."""
+log = logging.getLogger(__name__)
 
 
 def each_alone(
     worker: type, settings: object, plan: PoolPlan, tables: Mapping[str, Callable[[], pa.Table]]
-) -> Iterator[tuple[str, pa.Table | str]]:
+) -> Iterator[tuple[str, int, pa.Table | str]]:
     """Give `worker` (made with `settings`) each of `tables` by itself.
 
     Args:
         tables: key -> what makes its table of one row, in a task.
 
     Yields:
-        Key, and what the worker made of its table, or why it did not.
+        Key, which try at it this was (those in blocks come first), and what the worker made of its table, or why it did not.
 
     Raises:
         PhotoarkError: no worker can be started.
     """
+    log.warning(
+        "photos did not come out of their blocks, whose processes ended: each is done by itself",
+        extra={"stage": "isolate", "num_photos": len(tables)},
+    )
     lanes = _Lanes(worker, settings, plan, tables)
     try:
         lanes.start(min(plan.max_actors, len(tables)))
@@ -64,7 +69,7 @@ class _Lanes:
         self._read = ray.remote(num_cpus=plan.cpus_per_read)(_call)
         self._settings = settings
         self._todo: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[str, pa.Table | str] | PhotoarkError] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[str, int, pa.Table | str] | PhotoarkError] = queue.SimpleQueue()
         self._actors: list[Any] = []
         self._num_lanes = 0
         self._closed = False
@@ -76,7 +81,7 @@ class _Lanes:
         for i in range(num_lanes):
             threading.Thread(target=self._run, name=f"alone-{i}", daemon=True).start()
 
-    def next(self) -> tuple[str, pa.Table | str]:
+    def next(self) -> tuple[str, int, pa.Table | str]:
         found = self._done.get()
         if isinstance(found, PhotoarkError):
             raise found
@@ -101,22 +106,30 @@ class _Lanes:
 
     def _try(self, actor: Any, item: _Item) -> bool:
         """Whether the actor lives on; an item that it died over goes back, until that has happened too often."""
+        item.num_tries += 1
+        attempt = TRIES_TOGETHER + item.num_tries
         try:
-            self._done.put((item.key, ray.get(actor.__call__.remote(self._read.remote(item.table)))))
+            self._done.put((item.key, attempt, ray.get(actor.__call__.remote(self._read.remote(item.table)))))
             return True
         except RayTaskError as error:
             cause = error.cause or error
             what = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no more is known'}"
-            self._done.put((item.key, what))
+            self._done.put((item.key, attempt, what))
             return True
         except RayError as error:
-            item.num_tries += 1
-            if item.num_tries < _MAX_TRIES:
+            log.warning(
+                "the process that worked on this photo alone ended",
+                extra={
+                    "key": item.key, "stage": "isolate", "attempt": attempt,
+                    "reason": type(error).__name__, "actor": actor._actor_id.hex(),
+                },
+            )  # fmt: skip
+            if item.num_tries < TRIES_ALONE:
                 self._todo.put(item)
             else:
                 end = f"a crash, or no memory ({type(error).__name__})"
-                what = f"working on it ended the process each of {_MAX_TRIES} times, by itself: {end}"
-                self._done.put((item.key, what))
+                what = f"working on it ended the process each of {TRIES_ALONE} times, by itself: {end}"
+                self._done.put((item.key, attempt, what))
             return False
 
     def _actor(self) -> Any:

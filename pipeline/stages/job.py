@@ -13,6 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.stages.resources import DEFAULT_POOL, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
 from pipeline.stages.shape import read_shape
+from pipeline.stages.work import TRIES_TOGETHER
 
 CALLS_AT_ONCE = 2
 """In one actor: the second prepares its photos while the first has the codec."""
@@ -95,7 +96,7 @@ def actor_options(plan: PoolPlan) -> dict[str, Any]:
         "batch_size": None,
         "batch_format": "pyarrow",
         # Ray would start an actor that died, and its block, for ever. Once more is for deaths from outside.
-        "max_task_retries": 1,
+        "max_task_retries": TRIES_TOGETHER - 1,
         # Without it Ray limits the codec to as many threads as the actor has CPUs.
         "runtime_env": {"env_vars": threads},
         **_placement(plan.market),

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.archive.compare import is_same_time
 from pipeline.errors import StorageError
+from pipeline.logs import about
 from pipeline.pixels.probe import DEFAULT_LIMITS
 from pipeline.records import Photo, photos_from_table, photos_to_table
 from pipeline.stages.work import READ_S
@@ -96,7 +97,8 @@ def _read(photo: Photo) -> _Item:
     folder, _, name = photo.uri.rpartition("/")
     started_s = time.perf_counter()
     try:
-        found = Storage(folder or "/").fetch(name)
+        with about(key=photo.key, stage="read"):
+            found = Storage(folder or "/").fetch(name)
     except StorageError as error:
         return _Item(photo, reason=error.message, read_s=time.perf_counter() - started_s)
     read_s = time.perf_counter() - started_s

@@ -13,6 +13,8 @@ the rest. The damaged file itself stays where it is until `vacuum`.
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.archive.commit import Archive
@@ -26,6 +28,8 @@ from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, process
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class RepairSummary:
     """Rows that a damaged shard held besides, whose keys cannot be read and which the source does not name."""
     unreadable: list[str] = field(default_factory=list)
     """Shards that the store does not hand out at present: nothing was done to them."""
+    stopped: bool = False
+    """Whether it ended before all was done because it was told to; the damage that is left is found again by `verify`."""
 
     @property
     def is_complete(self) -> bool:
@@ -73,8 +79,17 @@ class _Plan:
     encoded: list[EncodedPhoto] = field(default_factory=list)
 
 
-def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambda _: None) -> RepairSummary:
+def repair(
+    job: EncodeJob,
+    report: VerifyReport,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RepairSummary:
     """Repair what `report`, of `verify`, found in `job.archive`, from `job.source`.
+
+    Args:
+        should_stop: as for `pipeline.stages.encode.encode`; shards whose photos were all encoded by then are whole again.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
@@ -108,7 +123,9 @@ def repair(job: EncodeJob, report: VerifyReport, on_progress: OnProgress = lambd
         finish()
 
     finish()
-    process(job, [photos[key] for key in plans_of], take, on_progress)
+    todo = [photos[key] for key in plans_of]
+    log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": len(todo)})
+    summary.stopped = process(job, todo, take, on_progress, should_stop=should_stop).stopped
     return summary
 
 

@@ -5,13 +5,19 @@ rows that failed -> their photos, as the source has them now -> as in encode -> 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
 from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, process
+from pipeline.stages.history import History
 from pipeline.stages.job import JobSummary
+
+log = logging.getLogger(__name__)
 
 
 def failures(archive: Archive) -> dict[str, str]:
@@ -24,11 +30,20 @@ def failures(archive: Archive) -> dict[str, str]:
     return {row.key: row.reason or "unknown" for row in rows if row.outcome is Outcome.FAILED}
 
 
-def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummary:
+def retry(
+    job: EncodeJob,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    history: History | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> JobSummary:
     """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has.
 
     A commit takes the shard with the old row out and one with the new row in; a job that dies in between leaves the old
     row, and the same job run again goes on. What fails again for the same reason keeps its row.
+
+    Args:
+        history, should_stop: as for `pipeline.stages.encode.encode`. What failed again before a stop is tried again next time.
 
     Returns:
         Totals; `num_photos` are all that had failed, `num_skipped` those of them that the source no longer has.
@@ -52,6 +67,7 @@ def retry(job: EncodeJob, on_progress: OnProgress = lambda _: None) -> JobSummar
             archive.put(changed)
 
     todo = [photos[key] for key in reasons if key in photos]
-    summary = process(job, todo, commit, on_progress)
+    log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": len(todo)})
+    summary = process(job, todo, commit, on_progress, history=history, should_stop=should_stop)
     summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - len(todo), clock.elapsed_s
     return summary

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import ray
+import ray._private.worker
 
 WORK = "work"
 """Column that a call's first row holds its work in; null in the others."""
+STAGE = "stage"
+"""Column: the stage in which a photo failed; null where none did."""
+ATTEMPT = "attempt"
+"""Column: which try of the job at the photo this was; 1 is the first."""
+TRIES_TOGETHER = 2
+"""At a block of photos; those that then have not come out are tried each by itself."""
+TRIES_ALONE = 2
+"""The first end may have come from outside."""
 READ_S = "read_s"
 """Column of the read stage: how long reading the file took."""
 _TYPE = pa.struct(
@@ -57,17 +68,35 @@ def where() -> tuple[str, str]:
     return context.get_node_id(), context.get_actor_id() or str(os.getpid())
 
 
-def with_work(rows: pa.Table, work: BlockWork) -> pa.Table:
-    """`rows` and the column `WORK`."""
-    return rows.append_column(WORK, pa.array([asdict(work)] + [None] * (rows.num_rows - 1), _TYPE))
+def attempt() -> int:
+    """Which try of Ray's at the task at hand this is; 1 is the first, a second follows where a process ended."""
+    if not ray.is_initialized():
+        return 1
+    # It has no other door in 2.60.
+    worker: Any = ray._private.worker.global_worker
+    return 1 + int(worker.core_worker.get_current_task_attempt_number())
 
 
-def with_no_work(rows: pa.Table) -> pa.Table:
-    """`rows` and an empty column `WORK`."""
-    return rows.append_column(WORK, pa.nulls(rows.num_rows, _TYPE))
+def with_work(rows: pa.Table, work: BlockWork, stages: Sequence[str | None]) -> pa.Table:
+    """`rows` and the columns `WORK`, `STAGE` and `ATTEMPT`; `stages` are those in which photos failed."""
+    return with_ends(rows, stages, attempt()).append_column(
+        WORK, pa.array([asdict(work)] + [None] * (rows.num_rows - 1), _TYPE)
+    )
+
+
+def with_no_work(rows: pa.Table, stage: str, attempt: int) -> pa.Table:
+    """`rows` of photos that failed in `stage`, and an empty column `WORK`."""
+    return with_ends(rows, [stage] * rows.num_rows, attempt).append_column(WORK, pa.nulls(rows.num_rows, _TYPE))
+
+
+def with_ends(rows: pa.Table, stages: Sequence[str | None], attempt: int) -> pa.Table:
+    """`rows` and the columns `STAGE` and `ATTEMPT`, in place of those that they have."""
+    rows = rows.drop_columns([name for name in (STAGE, ATTEMPT) if name in rows.column_names])
+    rows = rows.append_column(STAGE, pa.array(stages, pa.string()))
+    return rows.append_column(ATTEMPT, pa.array([attempt] * rows.num_rows, pa.int64()))
 
 
 def split_work(table: pa.Table) -> tuple[pa.Table, list[BlockWork]]:
     """Inverse of `with_work`, for the rows of any number of calls."""
     held = table[WORK].drop_null().to_pylist()
-    return table.drop_columns([WORK]), [BlockWork(**record) for record in held]
+    return table.drop_columns([WORK, STAGE, ATTEMPT]), [BlockWork(**record) for record in held]
