@@ -90,11 +90,12 @@ class EncodeJob:
     """Let photos of the same bytes share the stream of the first of them; streams of earlier jobs by the same codec too, if
     this one neither measures nor leaves out nor adds anything (`gate`, `strip_gps`, `keep_original`)."""
     commit_interval_s: float = 5.0
-    """At most this much finished work is lost when the job dies."""
+    """Finished rows wait at most so long for their commit to begin. A job that dies loses those, and the block that each
+    actor is at, which is made to take about as long with a codec of the usual speed (`PoolPlan.block_bytes`)."""
     block_photos: int | None = None
     """None: as many as suit the pool, `MAX_BLOCK_PHOTOS` at most."""
     block_bytes: int = 32 << 20
-    """Source bytes that travel to an actor at once."""
+    """At most so many source bytes travel to an actor at once; fewer with a short `commit_interval_s`."""
     pool: PoolOptions = DEFAULT_POOL
     codecs: MakeCodecs = codecs_at
     """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
@@ -253,9 +254,10 @@ def process(
 def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Generator[pa.Table, None, None]:
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
+    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s))
     manifest = [
         photos_to_table(run).append_column(KNOWN, pa.array([work.known_sha256(photo.key) for photo in run], pa.string()))
-        for run in blocks(photos, max_photos=job.block_photos or plan.block_photos, max_bytes=job.block_bytes)
+        for run in blocks(photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes)
     ]
     claims = start_claims(work.holders) if share else None
     rows = (
