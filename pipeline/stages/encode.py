@@ -55,7 +55,7 @@ from pipeline.stages.job import JobSummary, actor_options, prepare
 from pipeline.stages.logs import log_rows
 from pipeline.stages.metrics import record_state
 from pipeline.stages.reading import KNOWN, read_block, start_claims
-from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
+from pipeline.stages.resources import DEFAULT_POOL, MIN_BLOCK_PHOTOS, PoolOptions, PoolPlan
 from pipeline.stages.until import until
 from pipeline.stages.work import STAGE, TRIES_ALONE, TRIES_TOGETHER, split_work, with_ends, with_no_work
 
@@ -255,9 +255,13 @@ def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> 
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
     max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s))
+    runs = blocks(
+        photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes, min_photos=MIN_BLOCK_PHOTOS,
+        num_takers=plan.max_actors,
+    )  # fmt: skip
     manifest = [
         photos_to_table(run).append_column(KNOWN, pa.array([work.known_sha256(photo.key) for photo in run], pa.string()))
-        for run in blocks(photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes)
+        for run in runs
     ]
     claims = start_claims(work.holders) if share else None
     rows = (

@@ -107,3 +107,16 @@ def test_blocks_are_contiguous_and_bounded(tmp_path: Path) -> None:
     runs = blocks(photos, max_photos=4, max_bytes=350)
     assert [photo for run in runs for photo in run] == photos
     assert [len(run) for run in runs] == [3, 1, 1, 3, 2]
+
+
+def test_the_last_blocks_are_smaller_where_several_take_them(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / f"{i:03d}.jpg").write_bytes(b"x")
+    photos = list_photos(str(tmp_path))
+    runs = blocks(photos, max_photos=8, max_bytes=350, min_photos=2, num_takers=2)
+    sizes = [len(run) for run in runs]
+    assert [photo for run in runs for photo in run] == photos
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 8
+    assert sizes[-5:] == [2, 2, 2, 2, 1]
+    assert {len(run) for run in blocks(photos, max_photos=10, max_bytes=350, min_photos=2)} == {10}
