@@ -44,7 +44,7 @@ class Server:
     """One that listens on this machine."""
 
     port: int
-    process: subprocess.Popen[str] | None = None
+    process: subprocess.Popen[Any] | None = None
 
     def ask(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
         """The answer to one request, on a connection of its own; `path` goes out as it is."""

@@ -217,9 +217,9 @@ class _Guard:
             body = message.get("body", b"")
             last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
             for start in range(0, last, _PIECE_BYTES):
-                await send(message | {"body": body[start : start + _PIECE_BYTES], "more_body": True})
+                await send({**message, "body": body[start : start + _PIECE_BYTES], "more_body": True})
             if last:
-                message = message | {"body": body[last:]}
+                message = {**message, "body": body[last:]}
             await send(message)
 
         self._num_requests += weight

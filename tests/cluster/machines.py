@@ -53,7 +53,7 @@ class Autoscaled:
 @contextmanager
 def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) -> Iterator[Autoscaled]:
     """A cluster that the real autoscaler, v1 or v2, lets grow to `most` machines with a GPU."""
-    ip, port = _own_ip(), _free_port()
+    ip, port = _own_ip(), free_port()
     address, head_id = f"{ip}:{port}", secrets.token_hex(28)
     provider: dict[str, Any] = {
         "type": "external",
@@ -63,7 +63,7 @@ def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) 
         "disable_launch_config_check": True,
         "gcs_address": address,
     }
-    environment = os.environ | _token()
+    environment = os.environ | token()
     environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_ADDRESS": address}
     if version == "v2":
         provider |= {"launch_multiple": True, "head_node_id": head_id}
@@ -81,7 +81,7 @@ def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) 
         _wait_for_port(ip, port, 60)
         yield Autoscaled(address, others)
     finally:
-        _end_all(head)
+        end_all(head)
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Machines:
 
     def lose(self, name: str) -> None:
         """Kill all processes of a machine at once, as when its power goes."""
-        _end_all(self._running.pop(name))
+        end_all(self._running.pop(name))
 
     def drain(self, name: str, within_s: float) -> None:
         """Announce, as a cloud does, that a machine will go `within_s`."""
@@ -131,14 +131,14 @@ class Machines:
     def end(self) -> None:
         """Kill what is left."""
         for process in self._running.values():
-            _end_all(process)
+            end_all(process)
 
 
 @contextmanager
 def machines(folder: Path) -> Iterator[Machines]:
     """A cluster of machines that join one by one."""
-    ip, port = _own_ip(), _free_port()
-    environment = os.environ | _token() | {"RAY_ADDRESS": f"{ip}:{port}"}
+    ip, port = _own_ip(), free_port()
+    environment = os.environ | token() | {"RAY_ADDRESS": f"{ip}:{port}"}
     head = _start(_head_command(ip, port), environment, folder / "head.log")
     cluster = Machines(f"{ip}:{port}", environment, folder)
     try:
@@ -146,7 +146,7 @@ def machines(folder: Path) -> Iterator[Machines]:
         yield cluster
     finally:
         cluster.end()
-        _end_all(head)
+        end_all(head)
 
 
 def _head_command(ip: str, port: int) -> list[str]:
@@ -159,7 +159,8 @@ def _head_command(ip: str, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _token() -> dict[str, str]:
+def token() -> dict[str, str]:
+    """Environment of a Ray that answers to nobody else."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -205,7 +206,7 @@ def _cluster_file(provider: dict[str, Any], most: int, idle_timeout_s: float) ->
     }
 
 
-def _end_all(leader: subprocess.Popen[bytes]) -> None:
+def end_all(leader: subprocess.Popen[bytes]) -> None:
     """All processes of the session that `leader` leads, by their ids; those that outlived their parents too."""
     import psutil
 
@@ -231,7 +232,8 @@ def _own_ip() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on, as of now."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
