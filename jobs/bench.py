@@ -16,6 +16,7 @@ import typer
 from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec, bench_memory
 from jobs.bench_faults import bench_faults
 from jobs.bench_scaling import bench_scaling
+from jobs.bench_serve import bench_serve
 from jobs.options import Device
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ bench_app.command("codec")(bench_codec)
 bench_app.command("memory")(bench_memory)
 bench_app.command("scaling")(bench_scaling)
 bench_app.command("faults")(bench_faults)
+bench_app.command("serve")(bench_serve)
 
 
 def _copies(photos: Path, target: Path, repeat: int) -> Path:

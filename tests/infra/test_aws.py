@@ -103,7 +103,7 @@ def test_bucket_is_versioned_encrypted_and_private() -> None:
 def test_node_groups_are_what_the_jobs_ask_for() -> None:
     pools = _terraform()["locals"][0]["pools"]
     assert (pools["gpu"]["min_size"], pools["gpu"]["capacity_type"]) == (0, "SPOT")
-    job = next(yaml.safe_load_all((ROOT / "infra/kuberay/base/rayjob.yaml").read_text()))["spec"]["rayClusterSpec"]
+    job = next(yaml.safe_load_all((ROOT / "infra/kuberay/job/rayjob.yaml").read_text()))["spec"]["rayClusterSpec"]
     for group in [job["headGroupSpec"], *job["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
         tolerated = {toleration["key"] for toleration in pod.get("tolerations", [])}

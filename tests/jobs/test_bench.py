@@ -38,6 +38,18 @@ def test_a_photo_in_little_memory_is_measured() -> None:
     assert found["stream_bytes"] > 0
 
 
+def test_a_server_is_measured_beside_restore() -> None:
+    command = [sys.executable, "-m", "jobs", "bench", "serve", "--codec", "webp", "--requests", "8", "--clients", "1,4"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert 0 < found["restore"]["p50_s"] <= found["restore"]["p95_s"] < found["restore"]["from_cold_s"]
+    assert set(found["clients"]) == {"1", "4"}
+    for each in found["clients"].values():
+        assert 0 < each["p50_s"] <= each["p95_s"]
+        assert each["requests_per_s"] > 0
+
+
 def test_a_size_that_is_none_is_wrong_usage() -> None:
     command = [sys.executable, "-m", "jobs", "bench", "codec", "--size", "huge"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ locals {
     eks-pod-identity-agent = null
   }
 
-  # Names and taints are what nodeSelector and tolerations of infra/kuberay/base/rayjob.yaml ask for.
+  # Names and taints are what nodeSelector and tolerations of infra/kuberay/job/rayjob.yaml ask for.
   pools = {
     system = {
       ami_type       = "AL2023_x86_64_STANDARD"
