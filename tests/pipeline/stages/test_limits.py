@@ -1,0 +1,132 @@
+"""Jobs that are told to stop leave what is finished, and the same job run again does the rest, and that alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.verify import verify
+from pipeline.records import EncodedPhoto, Outcome
+from pipeline.stages.decode import DecodeJob, decode
+from pipeline.stages.repair import repair
+from pipeline.stages.until import until
+from pipeline.storage import Storage
+from tests.pipeline.stages.test_retry_repair import KEYS, filled, shard_of
+
+AN_HOUR_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+
+
+def kept(key: str, data: bytes, at: datetime = AN_HOUR_AGO) -> EncodedPhoto:
+    """A row that holds a file as it is."""
+    return EncodedPhoto(
+        key=key, image=data, codec="original", model=None, outcome=Outcome.KEPT, format="JPEG", source_uri=f"/{key}",
+        source_bytes=len(data), modified_at=at, encoded_at=at,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """Thirty photos in three shards."""
+    opened = Archive.open_or_create(str(tmp_path / "archive"))
+    for i in range(3):
+        opened.commit([kept(f"{i}/{j}.jpg", bytes([i, j]) * 300) for j in range(10)])
+    return opened
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_decode_stops_and_goes_on_with_what_is_missing(archive: Archive, tmp_path: Path) -> None:
+    job = DecodeJob(archive=archive.storage.url, destination=str(tmp_path / "files"), batch_photos=2, resume=True)
+    seen: list[int] = []
+    first = decode(job, lambda progress: seen.append(progress.num_done), should_stop=lambda: bool(seen))
+    assert first.stopped
+    assert 0 < first.num_restored < 30
+    files = {path: path.stat().st_ino for path in (tmp_path / "files").rglob("*.jpg")}
+    # What was on its way when it stopped may have been written too.
+    assert first.num_restored <= len(files) < 30
+
+    second = decode(job)
+    assert (second.stopped, second.num_photos, second.num_skipped) == (False, 30, len(files))
+    assert second.num_restored == 30 - len(files)
+    assert {path: path.stat().st_ino for path in files} == files, "written again"
+    for i in range(3):
+        for j in range(10):
+            assert (tmp_path / "files" / f"{i}" / f"{j}.jpg").read_bytes() == bytes([i, j]) * 300
+
+    # A file that somebody changed is not the one that was written, nor is one of an earlier version of the photo.
+    (tmp_path / "files" / "1" / "3.jpg").write_bytes(b"spoilt")
+    archive.put([kept("2/4.jpg", b"new", AN_HOUR_AGO + timedelta(minutes=1))])
+    third = decode(job)
+    assert (third.num_restored, third.num_skipped) == (2, 28)
+    assert (tmp_path / "files" / "1" / "3.jpg").read_bytes() == bytes([1, 3]) * 300
+    assert (tmp_path / "files" / "2" / "4.jpg").read_bytes() == b"new"
+    # Asked for all, it writes all.
+    assert decode(replace(job, resume=False, include="0/*")).num_restored == 10
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("ray_session")
+def test_on_a_store_what_is_younger_than_its_row_is_there(archive: Archive, s3_url: str) -> None:
+    job = DecodeJob(archive=archive.storage.url, destination=f"{s3_url}/files", include="0/*", resume=True)
+    assert decode(job).num_restored == 10
+    archive.put([kept("0/5.jpg", b"new", datetime.now(UTC) + timedelta(minutes=1))])
+    again = decode(job)
+    assert (again.num_restored, again.num_skipped) == (1, 9)
+    assert Storage(f"{s3_url}/files").read("0/5.jpg") == b"new"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_repair_stops_and_goes_on_with_what_is_damaged(tmp_path: Path) -> None:
+    job = filled(Storage(tmp_path / "photos"), str(tmp_path / "archive"))
+    for key in KEYS[::2]:
+        (tmp_path / "archive" / shard_of(job, key).path).unlink()
+    seen: list[int] = []
+    report = verify(Archive.open(job.archive))
+    first = repair(job, report, lambda progress: seen.append(progress.num_done), should_stop=lambda: bool(seen))
+    assert first.stopped
+    assert 0 < first.num_encoded < len(KEYS)
+    left = verify(Archive.open(job.archive))
+    assert len(left.damages) == 4 - first.num_shards
+    second = repair(job, left)
+    assert (second.stopped, first.num_encoded + second.num_encoded) == (False, len(KEYS))
+    assert verify(Archive.open(job.archive)).is_clean
+
+
+def test_a_stream_ends_while_nothing_comes() -> None:
+    ended = []
+
+    def stream() -> Iterator[int]:
+        try:
+            yield 1
+            time.sleep(60)
+            yield 2
+        finally:
+            ended.append(True)
+
+    started_s = time.monotonic()
+    assert list(until(lambda: time.monotonic() - started_s > 0.5, stream())) == [1]
+    assert time.monotonic() - started_s < 10
+    assert ended
+
+
+def test_a_stream_is_all_there_when_nobody_stops_it_and_its_errors_are_its_own() -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("broken")
+
+    whole = until(lambda: False, stream())
+    assert [next(whole), next(whole)] == [1, 2]
+    with pytest.raises(ValueError, match="broken"):
+        next(whole)
+    in_a_thread: list[int] = []
+    thread = threading.Thread(target=lambda: in_a_thread.extend(until(lambda: False, iter([1, 2]))))
+    thread.start()
+    thread.join()
+    assert in_a_thread == [1, 2]
