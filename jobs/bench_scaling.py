@@ -1,35 +1,33 @@
-"""`photoark bench scaling`: the pipeline with simulated GPUs and real I/O, what its driver costs, and where it saturates."""
+"""`photoark bench scaling`: the pipeline with simulated GPUs and real I/O, what its driver costs, and where it saturates.
+
+What is simulated waits: the GPU, as long as it is told to; and, unless `--real-pixels`, the core that decodes a file's pixels,
+as long as one core here takes for them: beside a GPU there are cores for that, where here two would do it for eight GPUs. All
+else is done: files are read from S3, hashed, moved through Ray and probed, rows made, gathered and committed to S3.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import resource
-import socket
-import subprocess
-import sys
+import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import SettingError
+from jobs.bench_store import MEGAPIXELS, mixed_photos, new_bucket, photo, s3_server, store_speed
+from pipeline.errors import PhotoarkError
 
 if TYPE_CHECKING:
     from cluster.simulation import Costs
+    from jobs.simulated_codec import SimulatedPixels
 
-MEGAPIXELS = (0.2,) * 6 + (0.5,) * 6 + (1.0,) * 6 + (2.0,) * 4 + (4.0,) * 3 + (8.0,) * 2 + (12.0, 24.0)
-"""A mix of sizes such as phones and cameras leave behind; 2.4 on average."""
 MARGIN_S = 2.0
 COMMIT_ROWS = 500
 NUM_COMMITS = 24
+DRIVER_MEGAPIXELS = 0.05
 GPUS = (1, 10, 100, 300, 1000)
 ROWS = (0, 10**6, 10**8, 10**9)
 
@@ -40,28 +38,45 @@ def bench_scaling(
         float, typer.Option(help="What the simulated GPU takes; 150 is the paper's figure for the full model on an A100.")
     ] = 150.0,
     seconds: Annotated[float, typer.Option(help="How long each run should keep its GPUs busy.")] = 30.0,
+    simulate_pixels: Annotated[
+        bool,
+        typer.Option("--simulate-pixels/--real-pixels", help="Wait as long as a core would decode a file, or decode it here."),
+    ] = True,
+    photos_per_s: Annotated[
+        float, typer.Option(help="Small photos a second at which the driver's overhead is measured, besides; 0: not.")
+    ] = 100.0,
     out: Annotated[Path | None, typer.Option(help="Folder for scaling.json and scaling.png.")] = None,
 ) -> None:
     """Measure efficiency against the ideal, and model 100 and 1,000 GPUs from it; the last line is a JSON object."""
+    from jobs.simulated_codec import SimulatedPixels
+
     numbers = [int(part) for part in actors.split(",")]
     s_per_megapixel = ms_per_megapixel / 1000
-    photos = _photos()
-    with _s3_server():
-        runs = [_run(photos, number, s_per_megapixel, seconds) for number in numbers]
+    photos = mixed_photos()
+    pixels = SimulatedPixels.measured(dict(zip(MEGAPIXELS, photos, strict=True)).values())
+    bits_per_pixel = 8 * sum(map(len, photos)) / (sum(MEGAPIXELS) * 1e6)
+    gpu = f"a simulated GPU takes {ms_per_megapixel:g} ms a megapixel"
+    pixels_s = f"{pixels.s_per_photo * 1e3:.1f} ms a photo and {pixels.s_per_megapixel * 1e3:.1f} ms a megapixel"
+    typer.echo(
+        f"{gpu}; pixels are decoded {f'by waiting, {pixels_s}, as measured of one core' if simulate_pixels else 'for real'}; "
+        f"files of {bits_per_pixel:.1f} bits a pixel; {os.cpu_count()} cores for all that is real, and the S3 server"
+    )
+    with s3_server():
+        gets_per_s, store_mb_per_s = store_speed(photos)
+        typer.echo(f"the S3 server gives {gets_per_s:.0f} GETs/s, {store_mb_per_s:.0f} MB/s")
+        runs = [_mixed(photos, number, s_per_megapixel, seconds, pixels if simulate_pixels else None) for number in numbers]
+        for run in runs:
+            _tell(run)
+        rate = None
+        if photos_per_s:
+            rate = _at_rate(photos_per_s, max(numbers), seconds)
+            _tell(rate)
         driver = _driver_costs()
     from cluster.simulation import Costs
 
     mean_megapixels = sum(MEGAPIXELS) / len(MEGAPIXELS)
     costs = Costs(photo_s=mean_megapixels * s_per_megapixel, **driver)
     model = _model(costs)
-    typer.echo(f"a simulated GPU takes {ms_per_megapixel:g} ms a megapixel; {os.cpu_count()} cores do the rest for all of them")
-    for run in runs:
-        typer.echo(
-            f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s; in "
-            f"steady state, efficiency {run['efficiency'] or 0:.1%}, codecs busy {run['codec_busy_ratio']:.1%}; driver "
-            f"{run['driver_cpu_share']:.1%} of a core, commits {run['commit_share']:.1%} of the time; first commit after "
-            f"{run['first_commit_s']:.1f} s"
-        )
     typer.echo(
         f"driver: {costs.row_s * 1e6:.0f} us a row, {costs.commit_s * 1e3:.0f} ms a commit and "
         f"{costs.commit_per_known_row_s * 1e9:.0f} ns more for each row that the archive holds"
@@ -73,7 +88,10 @@ def bench_scaling(
             f"driver busy {row['driver_busy']:.0%}"
         )
     result = {
-        "ms_per_megapixel": ms_per_megapixel, "cores": os.cpu_count(), "runs": runs, "costs": asdict(costs), "model": model,
+        "ms_per_megapixel": ms_per_megapixel, "simulated_pixels": asdict(pixels) if simulate_pixels else None,
+        "bits_per_pixel": round(bits_per_pixel, 2), "cores": os.cpu_count(),
+        "store": {"gets_per_s": round(gets_per_s, 1), "mb_per_s": round(store_mb_per_s, 1)},
+        "runs": runs, "at_rate": rate, "costs": asdict(costs), "model": model,
     }  # fmt: skip
     line = json.dumps(result)
     if out is not None:
@@ -83,111 +101,98 @@ def bench_scaling(
     typer.echo(line)
 
 
-def _photos() -> list[bytes]:
-    """One JPEG for each of `MEGAPIXELS`: soft shapes, which compress as photos do."""
-    import numpy as np
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    photos: list[bytes] = []
-    for i, megapixels in enumerate(MEGAPIXELS):
-        if i and MEGAPIXELS[i - 1] == megapixels:
-            photos.append(photos[-1])
-            continue
-        height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
-        small = random.integers(0, 256, (48, 64, 3), np.uint8)
-        data = io.BytesIO()
-        Image.fromarray(small).resize((height * 4 // 3, height), Image.Resampling.BICUBIC).save(data, "JPEG", quality=85)
-        photos.append(data.getvalue())
-    return photos
+def _tell(run: dict[str, Any]) -> None:
+    start, cpu = run["start_s"], run["driver_cpu_share"]
+    typer.echo(
+        f"{run['actors']:3d} GPUs: {run['photos_per_s']:7.2f} photos/s, {run['megapixels_per_s']:7.2f} MP/s; steady for "
+        f"{run['steady_s']:.0f} s: efficiency {run['efficiency'] or 0:.1%}, codecs busy {run['codec_busy_ratio']:.1%}; from "
+        f"first block to last: {run['efficiency_first_block_to_last']:.1%}"
+    )
+    typer.echo(
+        f"          driver, of a core: rows {cpu['rows']:.2%}, commits {cpu['commits']:.2%}, Ray Data {cpu['ray_data']:.1%}, "
+        f"Ray {cpu['ray']:.1%}; commits last {run['commit_share']:.1%} of the time"
+    )
+    typer.echo(
+        f"          Ray started in {start['ray']:.1f} s; after {start['first_actor']:.1f} s the first actor worked, after "
+        f"{start['last_actor']:.1f} s all of them; first commit after {start['first_commit']:.1f} s"
+    )
 
 
-@contextmanager
-def _s3_server() -> Iterator[None]:
-    """moto's server in a process of its own, and the environment that leads to it."""
-    if find_spec("moto") is None:
-        raise SettingError("bench scaling needs an S3 server to talk to: pip install 'photoark[dev]'")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = {
-        "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_EC2_METADATA_DISABLED": "true",
-    }  # fmt: skip
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline_s = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.1)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _bucket() -> str:
-    import boto3
-
-    name = f"bench-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
-
-
-def _run(photos: list[bytes], num_actors: int, s_per_megapixel: float, seconds: float) -> dict[str, Any]:
-    """The whole pipeline on `num_actors` simulated GPUs."""
-    from cluster.connect import connected
-    from jobs.simulated_codec import NAME, SimulatedCodecs
-    from pipeline.codecs.points import CodecAt
-    from pipeline.stages.encode import EncodeJob, encode
-    from pipeline.stages.history import History
+def _mixed(
+    photos: list[bytes], num_actors: int, s_per_megapixel: float, seconds: float, pixels: SimulatedPixels | None
+) -> dict[str, Any]:
+    """The whole pipeline on `num_actors` simulated GPUs, with photos of all sizes on S3."""
     from pipeline.storage import Storage
 
-    bucket = _bucket()
-    source = Storage(f"{bucket}/photos")
+    source = Storage(f"{new_bucket()}/photos")
     rounds = max(1, round(seconds * num_actors / (sum(MEGAPIXELS) * s_per_megapixel)))
     for i in range(rounds):
         for j, data in enumerate(photos):
             # Sizes mixed within a block, and another order each time.
             source.write(f"{i:05d}-{(7 * j + 3 * i) % len(photos):02d}.jpg", data)
+    return _run(source.url, num_actors, s_per_megapixel, pixels)
+
+
+def _at_rate(photos_per_s: float, num_actors: int, seconds: float) -> dict[str, Any]:
+    """The pipeline at a given rate of small photos, from a folder: what the driver does for each is the same for any photo."""
+    from jobs.simulated_codec import SimulatedPixels
+
+    data = photo(DRIVER_MEGAPIXELS)
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(round(photos_per_s * seconds)):
+            (Path(folder) / f"{i:07d}.jpg").write_bytes(data)
+        found = _run(folder, num_actors, num_actors / photos_per_s / DRIVER_MEGAPIXELS, SimulatedPixels(0.0, 0.0))
+    return found | {"wanted_photos_per_s": photos_per_s}
+
+
+def _run(source: str, num_actors: int, s_per_megapixel: float, pixels: SimulatedPixels | None) -> dict[str, Any]:
+    from cluster.connect import connected
+    from cluster.driver_watch import watched_driver
+    from jobs.simulated_codec import NAME, SimulatedCodecs
+    from pipeline.codecs.points import CodecAt
+    from pipeline.stages.encode import EncodeJob, encode
+    from pipeline.stages.history import History
+
     job = EncodeJob(
-        source=source.url, archive=f"{bucket}/archive", ladder=(CodecAt(NAME),), codecs=SimulatedCodecs(s_per_megapixel)
+        source=source, archive=f"{new_bucket()}/archive", ladder=(CodecAt(NAME),), codecs=SimulatedCodecs(s_per_megapixel)
     )
-    with connected(num_gpus=num_actors):
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        before_s = usage.ru_utime + usage.ru_stime
+    job = job if pixels is None else replace(job, read_pixels=pixels)
+    before_s = time.perf_counter()
+    with connected(num_gpus=num_actors), watched_driver() as watch:
+        ray_s = time.perf_counter() - before_s
         # Not the time that Ray took to start: a cluster is there when a job comes.
         history = History()
-        summary = encode(job, history=history)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        summary = encode(job, lambda progress: watch.note(progress.num_done), history=history)
+        cpu_shares = watch.cpu_shares()
     if summary.num_encoded != summary.num_photos:
-        raise SettingError(f"{summary.num_failed} of {summary.num_photos} photos failed: {summary.failures[:1]}")
-    running_s = max(actor.last_s for actor in history.actors.values()) - min(actor.first_s for actor in history.actors.values())
+        raise PhotoarkError(f"{summary.num_failed} of {summary.num_photos} photos failed: {summary.failures[:1]}")
+    alive = history.actors.values()
+    running_s = max(actor.last_s for actor in alive) - min(actor.first_s for actor in alive)
     done, alive_s = history.steady(MARGIN_S)
+    megapixels = summary.num_pixels / 1e6
     return {
         "actors": num_actors,
+        "actors_that_worked": len(alive),
         "num_photos": summary.num_photos,
         "photos_per_s": round(summary.num_photos / running_s, 3),
-        "megapixels_per_s": round(summary.num_pixels / 1e6 / running_s, 3),
+        "megapixels_per_s": round(megapixels / running_s, 3),
+        "steady_s": round(alive_s / len(alive), 1),
         # Of the time in which all actors are there: what a codec waits for then is the pipeline's fault.
         "efficiency": round(done.pixels / 1e6 * s_per_megapixel / alive_s, 4) if alive_s else None,
         "codec_busy_ratio": round(history.steady_busy_ratio(MARGIN_S), 4),
-        "efficiency_first_block_to_last": round(summary.num_pixels / 1e6 * s_per_megapixel / num_actors / running_s, 4),
-        "driver_cpu_share": round((usage.ru_utime + usage.ru_stime - before_s) / summary.elapsed_s, 4),
+        "efficiency_first_block_to_last": round(megapixels * s_per_megapixel / num_actors / running_s, 4),
+        "driver_cpu_share": cpu_shares,
+        "num_commits": sum(one.commits for one in history.bins),
         "commit_share": round(history.stages_s.get("commit", 0.0) / running_s, 4),
-        "first_commit_s": round(history.first_commit_s or 0.0, 2),
+        # Since the job began, but for Ray's own. A simulated codec takes no time to load.
+        "start_s": {
+            "ray": round(ray_s, 2),
+            "first_actor": round(min(actor.first_s for actor in alive), 2),
+            "last_actor": round(max(actor.first_s for actor in alive), 2),
+            "first_commit": round(history.first_commit_s or 0.0, 2),
+        },
         "stages_s": {stage: round(took_s, 2) for stage, took_s in history.stages_s.items()},
-    }
+    }  # fmt: skip
 
 
 def _driver_costs() -> dict[str, float]:
@@ -209,7 +214,7 @@ def _driver_costs() -> dict[str, float]:
     start_s = time.perf_counter()
     encoded_from_table(table)
     gather_s = (time.perf_counter() - start_s) / COMMIT_ROWS
-    archive = Archive.open_or_create(f"{_bucket()}/archive")
+    archive = Archive.open_or_create(f"{new_bucket()}/archive")
     known, took_s = [], []
     for i in range(NUM_COMMITS):
         # One large commit in between, so that the line has some length.

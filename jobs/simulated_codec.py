@@ -1,6 +1,7 @@
-"""A codec that only waits: stands for a GPU that is not there, where the pipeline around it is what is measured.
+"""A codec that only waits, and a reader of pixels that does: they stand for a GPU, and for the cores beside it, that are not
+there, where the pipeline around them is what is measured.
 
-No registry knows it; `EncodeJob.codecs` takes it, from Python alone.
+No registry knows them; `EncodeJob.codecs` and `EncodeJob.read_pixels` take them, from Python alone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.codecs.base import Codec, CodecInfo, Pixels
 from pipeline.codecs.points import CodecAt
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import StreamError
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox import probe, read_pixels
+from pipeline.records import PhotoHeader
 
 NAME = "simulated"
 FULL_S_PER_MEGAPIXEL = 0.150
@@ -55,3 +61,33 @@ class SimulatedCodec:
     def decode(self, streams: Sequence[bytes]) -> list[Pixels]:
         """Raises StreamError: nothing was kept."""
         raise StreamError("a simulated codec keeps no photo")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedPixels:
+    """`EncodeJob.read_pixels` of a thread with a core of its own: takes the time, and no core; all pixels are black."""
+
+    s_per_photo: float
+    s_per_megapixel: float
+
+    @classmethod
+    def measured(cls, files: Iterable[bytes], *, tries: int = 3) -> SimulatedPixels:
+        """As one core takes for real: a line through the shortest of `tries` of each file, over its megapixels."""
+        megapixels, took_s = [], []
+        for data in files:
+            header = probe(data)
+            megapixels.append(header.width * header.height / 1e6)
+            took_s.append(min(_timed(data, header) for _ in range(tries)))
+        slope, level = np.polyfit(megapixels, took_s, 1)
+        return cls(s_per_photo=max(0.0, float(level)), s_per_megapixel=max(0.0, float(slope)))
+
+    def __call__(self, data: bytes, header: PhotoHeader, *, limits: PixelLimits = DEFAULT_LIMITS) -> Pixels:
+        """Wait as long as a core would decode."""
+        time.sleep(self.s_per_photo + header.width * header.height / 1e6 * self.s_per_megapixel)
+        return np.broadcast_to(np.uint8(0), (header.height, header.width, 3))
+
+
+def _timed(data: bytes, header: PhotoHeader) -> float:
+    start_s = time.perf_counter()
+    read_pixels(data, header)
+    return time.perf_counter() - start_s

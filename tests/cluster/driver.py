@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import ray
 
 from cluster.connect import connected
 from cluster.watch import watched
 from jobs.simulated_codec import SimulatedCodecs
+from pipeline.codecs.base import Codec
 from pipeline.codecs.points import CodecAt
+from pipeline.codecs.registry import CodecOptions
 from pipeline.stages.encode import EncodeJob, encode
 from pipeline.stages.history import History
 from pipeline.stages.resources import Market, PoolOptions
 
 
+@dataclass(frozen=True)
+class _Devices:
+    """`EncodeJob.codecs` where machines differ."""
+
+    s_per_megapixel: float
+    slower: dict[str, float]
+    """Label `name` of a machine -> how many times as long its device takes."""
+
+    def __call__(self, points: Iterable[CodecAt], options: CodecOptions) -> list[Codec]:
+        name = str(ray.get_runtime_context().get_node_labels().get("name", ""))
+        return SimulatedCodecs(self.s_per_megapixel * self.slower.get(name, 1.0))(points, options)
+
+
 def main(request: dict[str, Any]) -> None:
-    """Keys of `request`: source, archive, address, s_per_megapixel, max_gpus, market, block_photos."""
+    """Keys of `request`: source, archive, address, s_per_megapixel, slower, max_gpus, market, block_photos."""
     job = EncodeJob(
         source=request["source"],
         archive=request["archive"],
         ladder=(CodecAt("simulated"),),
-        codecs=SimulatedCodecs(request["s_per_megapixel"]),
+        codecs=_Devices(request["s_per_megapixel"], request.get("slower", {})),
         pool=PoolOptions(max_gpus=request.get("max_gpus"), market=Market(request.get("market", "any"))),
         block_photos=request.get("block_photos", 4),
         commit_interval_s=1.0,
