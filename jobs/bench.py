@@ -15,6 +15,7 @@ import typer
 
 from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec, bench_memory
 from jobs.bench_faults import bench_faults
+from jobs.bench_flat import bench_flat
 from jobs.bench_scaling import bench_scaling
 from jobs.bench_serve import bench_serve
 from jobs.options import Device
@@ -64,6 +65,7 @@ def bench(
 bench_app.command("codec")(bench_codec)
 bench_app.command("memory")(bench_memory)
 bench_app.command("scaling")(bench_scaling)
+bench_app.command("flat")(bench_flat)
 bench_app.command("faults")(bench_faults)
 bench_app.command("serve")(bench_serve)
 
