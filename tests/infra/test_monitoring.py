@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import ray
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "infra" / "monitoring"
@@ -38,6 +42,67 @@ def test_rules_and_dashboard_use_metrics_that_exist() -> None:
     assert set(RECORDED) <= used, "recorded, and nobody looks"
     unseen = {name for _, name in DECLARED if not any(metric.startswith(f"ray_{name}") for metric in used)}
     assert unseen == set(), "exported, and nobody looks"
+
+
+# A job as any, but for a port that is known and figures that come every second; it prints what Prometheus would read.
+SCRAPED_JOB = """
+import logging, sys, time, urllib.request
+import ray
+from pipeline.quality.gate import parse_gate
+from pipeline.stages.decode import DecodeJob, decode
+from pipeline.stages.encode import EncodeJob, encode
+
+folder, port, wanted = sys.argv[1], int(sys.argv[2]), set(sys.argv[3].split())
+ray.init(
+    address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
+    logging_level=logging.ERROR, _metrics_export_port=port, _system_config={"metrics_report_interval_ms": 1000},
+)
+encode(EncodeJob(source=f"{folder}/photos", archive=f"{folder}/archive", codec="webp", gate=parse_gate("psnr=20,ms_ssim=0.5")))
+decode(DecodeJob(archive=f"{folder}/archive", destination=f"{folder}/restored"))
+text, tries = "", 0
+while not all(name in text for name in wanted) and (tries := tries + 1) < 60:
+    time.sleep(0.5)
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+print(text)
+ray.shutdown()
+"""
+
+
+def test_prometheus_finds_what_rules_and_dashboard_read(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
+    expressions = [*RECORDED.values(), *(alert["expr"] for alert in ALERTS.values()), *_dashboard_expressions()]
+    used = {name for expression in expressions for name in _metrics(expression) if name.startswith("ray_photoark_")}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "wine.jpg").write_bytes(photo_files["wine.jpg"])
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no image")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-c", SCRAPED_JOB, str(tmp_path), str(port), " ".join(used)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found: dict[str, list[Sample]] = {}
+    for family in text_string_to_metric_families(result.stdout):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    assert used - found.keys() == set()
+
+    (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    added = {rule["target_label"] for rule in job["relabel_configs"] if "target_label" in rule}
+    for expression in expressions:
+        # What an aggregation keeps, and what a selector asks for; what scraping adds is not there yet.
+        kept = {label for group in re.findall(r"\bby \(([^)]*)\)", expression) for label in re.split(r",\s*", group)}
+        for name, selector in re.findall(r"\b(ray_photoark_\w+)(?:\{([^}]*)\})?", expression):
+            for sample in found[name]:
+                assert kept - added <= sample.labels.keys(), (expression, sample)
+            for label, value in re.findall(r'(\w+)="([^"]*)"', selector):
+                assert value in {sample.labels[label] for sample in found[name]}, (expression, label)
+    counted = {(s.labels["stage"], s.labels["outcome"]): s.value for s in found["ray_photoark_photos_total"]}
+    assert counted == {
+        ("encode", "encoded"): 1, ("encode", "failed"): 1, ("decode", "restored"): 1, ("decode", "failed"): 1
+    }  # fmt: skip
+    (rows,) = found["ray_photoark_commit_rows_total"]
+    (backlog,) = found["ray_photoark_backlog_photos"]
+    assert (rows.value, backlog.value) == (2, 0)
 
 
 def test_dashboard_shows_what_matters() -> None:
