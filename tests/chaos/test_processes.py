@@ -69,8 +69,10 @@ def test_twenty_kills_lose_and_repeat_nothing() -> None:
     assert sum(tally["injected"] for tally in found) == 20
     for tally in found:
         assert (tally["lost"], tally["duplicated"]) == (0, 0), tally
-        # What is encoded travels in blocks of 16; those finished since the last commit are done again.
-        assert all(repeated < 600 / 4 for repeated in tally["repeated"]), tally
+        # Photos travel in blocks of 16. The one in the codec is done again, and of a driver what it had not committed.
+        most = {"kill driver": 600 / 4, "kill actor": 16, "kill worker": 16}[tally["fault"]]
+        assert len(tally["repeated"]) == tally["injected"]
+        assert all(repeated <= most for repeated in tally["repeated"]), tally
 
 
 @pytest.mark.s3
