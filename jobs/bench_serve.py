@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.request import urlopen
 
 import typer
 
@@ -81,6 +80,8 @@ def _archive(folder: Path, codec: str, width: int, height: int) -> str:
 @contextmanager
 def _server(archive: str, device: str) -> Iterator[str]:
     """URL of the photo on a server of its own, once that is ready."""
+    from urllib.request import urlopen
+
     command = [sys.executable, "-m", "jobs", "serve", archive, "--port", "0", "--device", device]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -94,6 +95,8 @@ def _server(archive: str, device: str) -> Iterator[str]:
 
 
 def _ask(url: str, num_clients: int, num_requests: int) -> dict[str, float]:
+    from urllib.request import urlopen
+
     times: list[float] = []
 
     def get() -> None:

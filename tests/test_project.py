@@ -50,9 +50,9 @@ def test_a_broken_import_rule_is_seen(tmp_path: Path) -> None:
     assert "pipeline.sources.wrong" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["restore", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["restore", "--help"], ["serve", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    assert not _modules_loaded_by(arguments) & (HEAVY | {"numpy", "pandas", "pyarrow", "deltalake", "boto3"})
+    assert not _modules_loaded_by(arguments) & (HEAVY | {"numpy", "pandas", "pyarrow", "deltalake", "boto3", "fastapi"})
 
 
 @pytest.mark.parametrize("command", ["ls", "stat", "verify"])

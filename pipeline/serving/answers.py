@@ -101,10 +101,11 @@ def headers_of(row: EncodedPhoto, tag: str) -> dict[str, str]:
         "Content-Disposition": content_disposition(row.key),
         "X-Content-Type-Options": "nosniff",
         "Photoark-Outcome": str(row.outcome),
-        "Photoark-Codec": row.codec or "",
+        # An archive of a stranger's can say anything there.
+        "Photoark-Codec": quote(row.codec or "", safe=""),
     }
     if row.outcome is Outcome.ENCODED and row.model:
-        said |= {"Photoark-Model": row.model, "Photoark-Digital-Source-Type": ENHANCED}
+        said |= {"Photoark-Model": quote(row.model, safe=""), "Photoark-Digital-Source-Type": ENHANCED}
     return said
 
 

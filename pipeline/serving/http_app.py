@@ -114,8 +114,10 @@ class PhotoServer:
 
     async def file_of(self, row: EncodedPhoto, format: str | None) -> bytes:
         """The file of a row that did not fail."""
+        if row.image is None:
+            raise ArchiveDamagedError("the row holds neither a bitstream nor a file", key=row.key)
         if row.outcome is Outcome.KEPT:
-            return row.image or b""
+            return row.image
         return await asyncio.wrap_future(self.decoding.submit(row, format))
 
     def _samples(self) -> list[EncodedPhoto]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 import socket
@@ -13,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from email.message import Message
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
@@ -20,8 +23,9 @@ import pytest
 from pipeline.archive.commit import Archive
 from pipeline.pixels.probe import probe
 from pipeline.pixels.xmp import ENHANCED
-from pipeline.records import Outcome
+from pipeline.records import EncodedPhoto, Outcome
 from pipeline.restoration import restore
+from pipeline.serving.http_app import PhotoServer, http_app
 from tests.served import SECRET_PLACE, Server, encoded, kept, serving, until
 
 SMALL = "dir/ditic small.tiff"
@@ -36,7 +40,8 @@ ODD_KEYS = [
     "../../up.bin",
     "x" * 1000,
 ]
-DAMAGED = ("broken.jpg", "other.jpg", "later.jpg")
+DAMAGED = ("broken.jpg", "empty.bin", "later.jpg", "other.jpg")
+LIAR = "codec\r\nSet-Cookie: a=b\r\n\r\nwrong – "
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byt
             replace(photo, key="later.jpg", codec="sodec"),
         ]
     )
-    opened.commit([kept("kept.jpg", photo_files["wine.jpg"], "JPEG"), *(kept(key, key.encode()) for key in ODD_KEYS)])
+    others = [kept("empty.bin", b""), kept("liar.bin", b"1"), *(kept(key, key.encode()) for key in ODD_KEYS)]
+    others[0] = replace(others[0], image=None)
+    others[1] = replace(others[1], codec=LIAR)
+    opened.commit([kept("kept.jpg", photo_files["wine.jpg"], "JPEG"), *others])
     return url
 
 
@@ -93,6 +101,13 @@ def test_headers_say_what_made_the_pixels(server: Server, archive: str) -> None:
     plain = server.photo("photo.jpg").headers
     assert (plain["Photoark-Codec"], plain["Photoark-Outcome"]) == ("webp", "encoded")
     assert "Photoark-Digital-Source-Type" not in plain
+
+
+def test_an_archive_cannot_say_what_is_not_its_to_say(server: Server) -> None:
+    answer = server.photo("liar.bin")
+    assert (answer.status, answer.body) == (200, b"1")
+    assert unquote(answer.headers["Photoark-Codec"]) == LIAR
+    assert "Set-Cookie" not in answer.headers
 
 
 def test_who_has_the_file_gets_no_other(server: Server) -> None:
@@ -145,6 +160,7 @@ def test_every_key_comes_with_its_name_and_as_nothing_that_a_browser_runs(server
         ("/photos/", 404, "unknown-key"),
         ("/photos/failed.jpg", 422, "photo-failed"),
         ("/photos/broken.jpg", 500, "photo-damaged"),
+        ("/photos/empty.bin", 500, "photo-damaged"),
         ("/photos/other.jpg", 500, "codec-not-installed"),
         ("/photos/later.jpg", 500, "codec-not-installed"),
         ("/photos/photo.jpg?format=gif", 400, "bad-request"),
@@ -182,7 +198,7 @@ def test_other_methods_are_refused(server: Server) -> None:
 
 
 def test_keys_come_page_by_page(server: Server, archive: str) -> None:
-    everything = sorted([*ODD_KEYS, "photo.jpg", SMALL, "failed.jpg", "kept.jpg", *DAMAGED])
+    everything = sorted([*ODD_KEYS, "photo.jpg", SMALL, "failed.jpg", "kept.jpg", "liar.bin", *DAMAGED])
     seen: list[str] = []
     after: str | None = ""
     while after is not None:
@@ -215,10 +231,10 @@ def test_the_log_says_what_clients_are_not_told(server: Server, errors: Path) ->
     assert "Traceback" not in said
 
 
-def test_full_is_said_and_the_end_waits_for_answers(tmp_path: Path, archive: str, photo_files: dict[str, bytes]) -> None:
+def test_full_is_said_and_the_end_waits_for_answers(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     url, large = str(tmp_path / "archive"), bytes(range(256)) * (100 << 10)
-    other = encoded("other.jpg", photo_files["seeding.tiff"], "ditic-small", model="0" * 16)
-    Archive.open_or_create(url).commit([kept("large.bin", large), other])
+    later = replace(encoded("later.jpg", photo_files["wine.jpg"]), codec="sodec")
+    Archive.open_or_create(url).commit([kept("large.bin", large), later])
     with serving(url, "--max-requests", "2", errors=tmp_path / "errors") as server, ExitStack() as clients:
         assert server.process is not None
         slow = [clients.enter_context(server.begin("large.bin")) for _ in range(2)]
@@ -229,13 +245,36 @@ def test_full_is_said_and_the_end_waits_for_answers(tmp_path: Path, archive: str
         slow.pop().close()
         until(lambda: server.photo("large.bin", method="HEAD").status == 200, within_s=20)
         # The codec that its streams need is not here.
-        assert server.photo("other.jpg").json()["type"] == "urn:photoark:problem:codec-not-installed"
+        assert server.photo("later.jpg").json()["type"] == "urn:photoark:problem:codec-not-installed"
         assert server.ask("/readyz").status == 503
         server.process.send_signal(signal.SIGTERM)
         until(lambda: _is_refused(server.port), within_s=20)
         answer = b"".join(iter(lambda: slow[0].recv(1 << 20), b""))
         assert answer.endswith(large)
         assert server.process.wait(60) == 0, (tmp_path / "errors").read_text()
+
+
+def test_what_nobody_foresaw_is_an_answer_too(archive: str) -> None:
+    class Broken(PhotoServer):
+        def look_up(self, key: str, format: str | None) -> tuple[EncodedPhoto, str]:
+            raise ValueError(f"{SECRET_PLACE}/{key}")
+
+    broken = Broken(archive)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/photos/a.jpg", "query_string": b"", "headers": []}
+    asyncio.run(http_app(broken)(scope, receive, send))
+    broken.decoding.close()
+    assert sent[0]["status"] == 500
+    said = json.loads(b"".join(message.get("body", b"") for message in sent))
+    assert said["type"] == "urn:photoark:problem:internal"
+    assert SECRET_PLACE not in str(said)
 
 
 @pytest.mark.s3
