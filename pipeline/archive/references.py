@@ -69,7 +69,7 @@ def heirs(
     keys_in: Mapping[str, Collection[str]],
     references_in: Mapping[str, Mapping[str, str]],
 ) -> dict[str, EncodedPhoto]:
-    """Rows that have to change because `rows` take away the streams that they refer to.
+    """Rows that have to change because `rows` take away the streams that they refer to; with what `rows` tell of their source.
 
     Args:
         rows: key -> what takes the place of its row.
@@ -82,7 +82,8 @@ def heirs(
     dependents: dict[str, dict[str, str]] = {}
     for path, references in references_in.items():
         for key, holder in references.items():
-            if holder in rows and rows[holder].same_as != holder and key not in rows:
+            is_kept = key not in rows or rows[key].same_as == key
+            if holder in rows and rows[holder].same_as != holder and is_kept:
                 dependents.setdefault(holder, {})[key] = path
     changed: dict[str, EncodedPhoto] = {}
     for holder, paths in dependents.items():
@@ -95,7 +96,8 @@ def heirs(
         left = [row for path in sorted(set(paths.values())) for row in read_shard(storage, path) if row.key in paths]
         left = sorted((row for row in left if holds(old, row.source_sha256)), key=lambda row: row.key)
         for i, row in enumerate(left):
-            changed[row.key] = replace(resolved(row, old), same_as=None) if i == 0 else replace(row, same_as=left[0].key)
+            new = replace(resolved(row, old), same_as=None) if i == 0 else replace(row, same_as=left[0].key)
+            changed[row.key] = instead(new, rows.get(row.key, new))
     return changed
 
 

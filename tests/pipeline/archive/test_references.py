@@ -121,6 +121,40 @@ def test_only_what_a_row_tells_of_its_source_changes(archive: Archive) -> None:
     assert reread(archive)["a"].image == newer.image
 
 
+def test_who_only_moved_inherits_like_others_when_the_stream_goes_in_the_same_commit(archive: Archive) -> None:
+    archive.commit([made_of("a", b"1"), made_of("m", b"2")])
+    assert not archive.refer([same("b", "a", b"1"), same("c", "a", b"1"), same("n", "m", b"2")])
+    before, old = reread(archive), {key: find(archive, key).image for key in "abcmn"}
+    moved = [replace(same(key, key, b"1"), modified_at=TIME.replace(day=9)) for key in "bc"]
+    seen = {key: version_of(before[key]) for key in before}
+    assert archive.commit([made_of("a", b"4", day=2), *moved], seen=seen) == 3
+    rows = reread(archive)
+    assert [rows[key].same_as for key in "abcmn"] == [None, None, "b", None, "m"]
+    assert {find(archive, key).image for key in "bc"} == {old["a"]} != {find(archive, "a").image}
+    assert [rows[key].modified_at for key in "bc"] == [TIME.replace(day=9)] * 2
+    # The holder itself moved: what refers to it stays.
+    assert archive.commit([replace(same("m", "m", b"2"), source_uri="s3://elsewhere/m")]) == 0
+    assert archive.commit([replace(same("m", "m", b"2"), source_uri="s3://elsewhere/m")], seen=seen) == 1
+    assert (reread(archive)["n"].same_as, find(archive, "n").image) == ("m", old["m"])
+    assert verify(archive).is_clean
+
+
+def test_rows_that_another_job_was_faster_with_are_referred_to_by_nobody(archive: Archive) -> None:
+    other = Archive.open(archive.storage.url)
+    # Both found a.jpg and its twin; the other committed a newer version of it first.
+    other.commit([made_of("a", b"newer", day=3)])
+    assert archive.commit([made_of("a", b"1")]) == 0
+    twin = same("b", "a", b"1")
+    assert archive.refer([twin]) == [twin]
+    assert reread(archive).keys() == {"a"}
+    # And the one that it refers to loses its stream just before.
+    other.commit([made_of("c", b"1")])
+    assert other.commit([made_of("c", b"5", day=4)]) == 1
+    assert archive.refer([replace(twin, same_as="c")]) == [replace(twin, same_as="c")]
+    archive.commit([made_of("b", b"1")])
+    assert verify(archive).is_clean
+
+
 def changing_races(url: str) -> None:
     """Two jobs that change the same rows, one that adds, one whose rows share the streams that the others take away."""
     archive = Archive.open(url)
