@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import json
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,6 +20,7 @@ from pipeline.archive.lookup import find
 from pipeline.archive.vacuum import vacuum
 from pipeline.archive.verify import verify
 from pipeline.errors import PhotoarkError
+from pipeline.logs import JsonLines, about
 from pipeline.sources.folder import list_photos
 from pipeline.storage import Storage
 from tests.pipeline.archive.test_archive import row
@@ -96,3 +100,30 @@ def test_what_does_not_pass_is_told_in_one_line_with_a_cure(
     assert archive.commit([row("b")]) == 1
     assert verify(archive).is_clean
     assert archive.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("slow_down", "503 SlowDown"), ("truncate", "IncompleteRead")])
+def test_each_request_that_failed_has_a_log_line(fault: str, reason: str, proxy: FaultProxy, s3_url: str) -> None:
+    source = Storage(f"{s3_url}/photos")
+    source.write("a.jpg", bytes(50_000))
+    text, handler = io.StringIO(), logging.StreamHandler()
+    handler.setStream(text)
+    handler.setFormatter(JsonLines("job"))
+    logger = logging.getLogger("pipeline")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    proxy.plan.rates = {fault: 0.5}
+    try:
+        with about(key="a.jpg", stage="read"):
+            for _ in range(3):
+                assert source.read("a.jpg") == bytes(50_000)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    lines = [json.loads(line) for line in text.getvalue().splitlines()]
+    assert len(lines) == proxy.injected[fault] > 0
+    for line in lines:
+        assert (line["key"], line["stage"], line["url"].rpartition("/")[2]) == ("a.jpg", "read", "a.jpg")
+        assert reason in line["reason"]
+        assert line["attempt"] >= 1

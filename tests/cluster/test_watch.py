@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 
 from cluster.watch import Budget, watched
 from pipeline.archive.commit import Archive
+from pipeline.records import Outcome
+from tests.pipeline.archive.test_archive import row
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,10 +44,10 @@ def test_machines_that_come_and_go_are_told_and_paid_for() -> None:
     assert not Budget().is_spent(watch)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-m", "jobs", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
 
 
 def test_a_cost_needs_a_price(tmp_path: Path) -> None:
@@ -58,12 +61,12 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
     source.mkdir()
     for i in range(200):
         (source / f"{i:03d}.jpg").write_bytes(photo_files["wine.jpg"])
-    # Used up by the time that the first block is done.
+    # Used up before the first block is done, or soon after.
     stopped = run("encode", str(source), archive, "--codec", "jpeg", "--max-hours", "1e-4", "--report", str(report))
     assert stopped.returncode == 12, stopped.stderr
     assert "goes on from there" in stopped.stderr
     committed = len(Archive.open(archive).keys())
-    assert 0 < committed < 200
+    assert committed < 200
     found = json.loads((report / "report.json").read_text())
     assert found["summary"]["stopped"]
     assert sum(one["commit_rows"] for one in found["history"]["bins"]) == committed
@@ -75,6 +78,18 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
     again = run("encode", str(source), archive, "--codec", "jpeg")
     assert again.returncode == 0, again.stderr
     assert len(Archive.open(archive).keys()) == 200
+
+
+def test_a_job_that_waits_for_machines_stops_at_its_limit_too(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
+    source, archive = tmp_path / "photos", str(tmp_path / "archive")
+    source.mkdir()
+    (source / "wine.jpg").write_bytes(photo_files["wine.jpg"])
+    Archive.open_or_create(archive).commit([row("wine.jpg", outcome=Outcome.FAILED)])
+    # One GPU may come, and none does.
+    limits = ["--device", "cuda", "--max-gpus", "1", "--max-hours", "1e-3"]
+    result = run("retry", str(source), archive, *limits, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 12, result.stderr
+    assert "stopped at the limit with 1 photos to do" in result.stderr
 
 
 def test_a_plan_tells_pools_time_bytes_and_cost(tmp_path: Path, photo_files: dict[str, bytes]) -> None:

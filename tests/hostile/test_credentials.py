@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -84,6 +85,14 @@ def test_commands_print_none(tattler: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert result.returncode == 1
     assert "AccessDenied" in result.stderr
+    assert_silent(result.stdout + result.stderr)
+
+
+def test_log_lines_hold_none(tattler: str) -> None:
+    command = [str(Path(sys.executable).with_name("photoark")), "verify", tattler, "--log-format", "json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert result.returncode == 1
+    assert any("AccessDenied" in json.loads(line)["event"] for line in result.stderr.splitlines())
     assert_silent(result.stdout + result.stderr)
 
 
