@@ -116,9 +116,14 @@ class EncodeJob:
         return self.ladder or (CodecAt(self.codec, self.options.quality),)
 
     @property
+    def is_neural(self) -> bool:
+        """Whether one of its codecs can use a GPU."""
+        return any(uses_gpu(rung.codec) for rung in self.rungs)
+
+    @property
     def device(self) -> str:
         """Where its codecs run; codecs that use no GPU need no actor that holds one."""
-        return self.options.device if any(uses_gpu(rung.codec) for rung in self.rungs) else "cpu"
+        return self.options.device if self.is_neural else "cpu"
 
     def settings(self) -> EncodeSettings:
         """What a worker needs to know of it."""
@@ -254,7 +259,7 @@ def process(
 def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Generator[pa.Table, None, None]:
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
-    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s))
+    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s, is_neural=job.is_neural))
     runs = blocks(
         photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes, min_photos=MIN_BLOCK_PHOTOS,
         num_takers=plan.max_actors,

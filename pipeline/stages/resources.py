@@ -19,7 +19,8 @@ TASKS_IN_FLIGHT = 3
 actor that comes later, so no more."""
 SOURCE_BYTES_PER_S = 800_000
 """JPEGs, a quarter of a byte a pixel, that a codec is through with in a second, for each photo that it has at once: 150 ms a
-megapixel on a GPU, for the paper's model on an A100, where two are on their way; 400 ms for `ditic-small` on a core."""
+megapixel on a GPU, for the paper's model on an A100, where two are on their way; on a core, 400 ms for `ditic-small`, 200 for
+`webp`."""
 MIN_BLOCK_BYTES = 1 << 20
 CORES_PER_GPU = 4.0
 """Of machines that are not there yet."""
@@ -94,9 +95,13 @@ class PoolPlan:
     """At most so many photos travel to an actor at once."""
     tasks_in_flight: int = TASKS_IN_FLIGHT
 
-    def block_bytes(self, seconds: float) -> int:
-        """Source bytes that keep all of an actor busy for about `seconds`, with a codec of the usual speed."""
-        at_once = 2 if self.device == "cuda" else self.threads_per_actor
+    def block_bytes(self, seconds: float, *, is_neural: bool) -> int:
+        """Source bytes that keep an actor busy for about `seconds`, with a codec of the usual speed.
+
+        Args:
+            is_neural: such codecs have several photos at once: two on a GPU, else one a core.
+        """
+        at_once = 1 if not is_neural else 2 if self.device == "cuda" else self.threads_per_actor
         return max(MIN_BLOCK_BYTES, int(SOURCE_BYTES_PER_S * at_once * seconds))
 
     def in_flight_bytes(self, block_bytes: int) -> int:

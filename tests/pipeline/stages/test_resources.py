@@ -58,13 +58,14 @@ def test_small_jobs_take_few_actors_and_every_actor_gets_several_blocks() -> Non
 
 
 def test_a_block_keeps_an_actor_busy_for_about_as_long_as_is_asked_for() -> None:
-    gpu, laptop = plan_pool(shape((8, 1, 4))), plan_pool(shape((2, 0, 1)))
+    gpu, laptop, server = (plan_pool(shape(one)) for one in ((8, 1, 4), (2, 0, 1), (16, 0, 1)))
     # Phones' photos of 12 megapixels and 3 MB, at the paper's 150 ms a megapixel: 1.8 s each.
-    assert gpu.block_bytes(5.0) // 3_000_000 in (2, 3)
-    assert gpu.block_bytes(10.0) == 2 * gpu.block_bytes(5.0)
-    # No core is without a photo.
-    assert plan_pool(shape((16, 0, 1))).block_bytes(5.0) > 16 * 3_000_000 > laptop.block_bytes(5.0)
-    assert laptop.block_bytes(1e-9) == 1 << 20
+    assert gpu.block_bytes(5.0, is_neural=True) // 3_000_000 in (2, 3)
+    assert gpu.block_bytes(10.0, is_neural=True) == 2 * gpu.block_bytes(5.0, is_neural=True)
+    # No core is without a photo, where the codec can have so many.
+    assert server.block_bytes(5.0, is_neural=True) > 16 * 3_000_000 > laptop.block_bytes(5.0, is_neural=True)
+    assert server.block_bytes(5.0, is_neural=False) == laptop.block_bytes(5.0, is_neural=False) < 2 * 3_000_000
+    assert laptop.block_bytes(1e-9, is_neural=True) == 1 << 20
 
 
 @pytest.mark.parametrize("options", [{"gpus_per_actor": 0.0}, {"gpus_per_actor": 1.5}, {"max_gpus": -1}])
