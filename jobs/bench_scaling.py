@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,10 +24,12 @@ from pipeline.errors import PhotoarkError
 if TYPE_CHECKING:
     from cluster.simulation import Costs
     from jobs.simulated_codec import SimulatedPixels
+    from pipeline.records import EncodedPhoto
 
 MARGIN_S = 2.0
 COMMIT_ROWS = 500
-NUM_COMMITS = 24
+NUM_COMMITS = 21
+NUM_SHARDS = 4000
 DRIVER_MEGAPIXELS = 0.05
 GPUS = (1, 10, 100, 300, 1000)
 ROWS = (0, 10**6, 10**8, 10**9)
@@ -71,15 +74,15 @@ def bench_scaling(
         if photos_per_s:
             rate = _at_rate(photos_per_s, max(numbers), seconds)
             _tell(rate)
-        driver = _driver_costs()
+        commits = _commit_costs()
     from cluster.simulation import Costs
 
     mean_megapixels = sum(MEGAPIXELS) / len(MEGAPIXELS)
-    costs = Costs(photo_s=mean_megapixels * s_per_megapixel, **driver)
+    costs = Costs(photo_s=mean_megapixels * s_per_megapixel, row_s=_row_s(rate), **commits)
     model = _model(costs)
     typer.echo(
-        f"driver: {costs.row_s * 1e6:.0f} us a row, {costs.commit_s * 1e3:.0f} ms a commit and "
-        f"{costs.commit_per_known_row_s * 1e9:.0f} ns more for each row that the archive holds"
+        f"driver: {costs.row_s * 1e6:.0f} us a row; {costs.commit_s * 1e3:.0f} ms a commit, {costs.commit_row_s * 1e6:.0f} us "
+        f"more for each of its rows and {costs.commit_per_shard_s * 1e6:.0f} us for each shard of the archive"
     )
     for row in model:
         typer.echo(
@@ -195,46 +198,66 @@ def _run(source: str, num_actors: int, s_per_megapixel: float, pixels: Simulated
     }  # fmt: skip
 
 
-def _driver_costs() -> dict[str, float]:
-    """Of a row and of a commit, on an archive that grows: a line through the times that its commits took."""
-    import numpy as np
-
+def _commit_costs() -> dict[str, float]:
+    """Of a commit to an archive on the store: in itself, for each of its rows, and for each shard that the log names."""
     from pipeline.archive.commit import Archive
-    from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
+    from pipeline.archive.shard_writer import Shard
 
-    rows = [
+    rows = _rows()
+    archive = Archive.open_or_create(f"{new_bucket()}/archive")
+
+    def commits_s(name: str, number: int) -> float:
+        took_s = []
+        for i in range(NUM_COMMITS):
+            batch = [replace(row, key=f"{name}/{i:04d}/{row.key}") for row in rows[:number]]
+            start_s = time.perf_counter()
+            archive.commit(batch)
+            took_s.append(time.perf_counter() - start_s)
+        return median(took_s)
+
+    one_s, many_s = commits_s("one", 1), commits_s("many", COMMIT_ROWS)
+    # Which the log alone knows; their keys lie elsewhere, so that nobody looks for them.
+    named = [f"shards/{i:06d}" for i in range(NUM_SHARDS)]
+    others = [
+        Shard(
+            path=f"photos-{i:064x}.parquet", size_bytes=1 << 27, num_rows=8000, modified_ms=0,
+            statistics=json.dumps({"numRecords": 8000, "minValues": {"key": key}, "maxValues": {"key": key}}),
+        )
+        for i, key in enumerate(named)
+    ]  # fmt: skip
+    archive.log.swap([], others)
+    full_s = commits_s("full", 1)
+    return {
+        "commit_row_s": max(0.0, many_s - one_s) / (COMMIT_ROWS - 1),
+        "commit_s": one_s,
+        "commit_per_shard_s": max(0.0, full_s - one_s) / NUM_SHARDS,
+    }
+
+
+def _rows() -> list[EncodedPhoto]:
+    from pipeline.records import EncodedPhoto, Outcome
+
+    return [
         EncodedPhoto(
-            key=f"{i:09d}.jpg", image=os.urandom(15_000), codec="simulated", model="0" * 16, outcome=Outcome.ENCODED,
-            format="JPEG", width=1790, height=1340, mode="RGB", orientation=1, source_uri=f"s3://bench/photos/{i:09d}.jpg",
+            key=f"{i:06d}.jpg", image=os.urandom(15_000), codec="simulated", model="0" * 16, outcome=Outcome.ENCODED,
+            format="JPEG", width=1790, height=1340, mode="RGB", orientation=1, source_uri=f"s3://bench/photos/{i:06d}.jpg",
             source_bytes=1_000_000, source_sha256="0" * 64, bpp=0.05,
         )
         for i in range(COMMIT_ROWS)
     ]  # fmt: skip
-    table = encoded_to_table(rows)
-    start_s = time.perf_counter()
+
+
+def _row_s(rate: dict[str, Any] | None) -> float:
+    """What a row costs the driver before its commit: as in the run at a given rate or, without one, without Ray's part."""
+    if rate is not None:
+        cpu = rate["driver_cpu_share"]
+        return float(cpu["rows"] + cpu["ray_data"]) / float(rate["photos_per_s"])
+    from pipeline.records import encoded_from_table, encoded_to_table
+
+    table = encoded_to_table(_rows())
+    start_s = time.process_time()
     encoded_from_table(table)
-    gather_s = (time.perf_counter() - start_s) / COMMIT_ROWS
-    archive = Archive.open_or_create(f"{new_bucket()}/archive")
-    known, took_s = [], []
-    for i in range(NUM_COMMITS):
-        # One large commit in between, so that the line has some length.
-        number = 40 * COMMIT_ROWS if i % 4 == 3 else COMMIT_ROWS
-        batch = [replace(rows[j % COMMIT_ROWS], key=f"{i:04d}/{j:06d}.jpg") for j in range(number)]
-        if number > COMMIT_ROWS:
-            batch = [replace(row, image=b"x") for row in batch]
-        start_s = time.perf_counter()
-        archive.commit(batch)
-        if number == COMMIT_ROWS:
-            took_s.append(time.perf_counter() - start_s)
-            known.append(sum(max(shard.num_rows, 0) for shard in archive.shards()))
-    slope, level = np.polyfit(known, took_s, 1)
-    small = rows[:1]
-    start_s = time.perf_counter()
-    for i in range(5):
-        archive.commit([replace(small[0], key=f"small/{i}.jpg")])
-    one_s = (time.perf_counter() - start_s) / 5 - max(0.0, slope) * known[-1]
-    row_s = gather_s + max(0.0, float(level) - one_s) / COMMIT_ROWS
-    return {"row_s": row_s, "commit_s": max(one_s, 0.0), "commit_per_known_row_s": max(float(slope), 0.0)}
+    return (time.process_time() - start_s) / COMMIT_ROWS
 
 
 def _model(costs: Costs) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Photo (where it lies) -> EncodedPhoto (what became of it) -> one row of the arch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -237,4 +237,4 @@ def _encoded_from(record: dict[str, Any]) -> EncodedPhoto:
 
 def _as_dict(record: Photo | EncodedPhoto) -> dict[str, object]:
     # dataclasses.asdict deep-copies every value, megabytes of image bytes included.
-    return {f.name: getattr(record, f.name) for f in fields(record)}
+    return {name: getattr(record, name) for name in record.__slots__}
