@@ -17,6 +17,8 @@ from typing import Any
 
 import simpy
 
+_WARM_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
@@ -68,7 +70,7 @@ class Outcome:
 
 
 def simulate(costs: Costs, setup: Setup, *, seconds: float = 600.0, seed: int = 0) -> Outcome:
-    """Run one driver with its share of the GPUs for `seconds`; the others are like it. Each begins in steady state."""
+    """Run one driver with its share of the GPUs for `seconds`, once all are at work; the others are like it."""
     chance = random.Random(seed)
     environment = simpy.Environment()
     share = max(1, round(setup.num_gpus / setup.num_drivers))
@@ -78,7 +80,9 @@ def simulate(costs: Costs, setup: Setup, *, seconds: float = 600.0, seed: int = 
         environment.process(_actor(environment, queue, costs, setup, chance))
     environment.process(driver.take_in())
     environment.process(driver.commit())
-    environment.run(until=seconds)
+    environment.run(until=_WARM_S)
+    driver.forget()
+    environment.run(until=_WARM_S + seconds)
     photos_per_s = driver.rows / seconds * setup.num_gpus / share
     return Outcome(
         photos_per_s=photos_per_s,
@@ -106,6 +110,10 @@ class _Driver:
         self._environment, self._queue, self._costs, self._setup = environment, queue, costs, setup
         self._core = simpy.Resource(environment)
         self._gathered: Any = simpy.Container(environment, capacity=setup.shard_rows)
+        self.forget()
+
+    def forget(self) -> None:
+        """Count anew."""
         self.rows = self.commits = 0
         self.core_s = self.commit_s = 0.0
 

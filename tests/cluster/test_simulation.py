@@ -22,7 +22,7 @@ def test_few_gpus_never_wait() -> None:
 
 def test_a_driver_gathers_no_more_than_it_can_and_several_share() -> None:
     full = simulate(COSTS, Setup(num_gpus=1000))
-    assert full.photos_per_s < 1 / (COSTS.row_s + COSTS.commit_row_s)
+    assert full.photos_per_s == pytest.approx(1 / (COSTS.row_s + COSTS.commit_row_s), rel=0.01)
     assert full.driver_busy > 0.98
     shared = simulate(COSTS, Setup(num_gpus=1000, num_drivers=10))
     assert shared.efficiency > 0.97
