@@ -15,6 +15,7 @@ from pipeline.errors import SettingError
 
 GRACE_S = 60
 """For answers that are on their way when the server is told to end."""
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def serve(
@@ -22,6 +23,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; anything but the loopback lets others in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
     max_requests: Annotated[int, typer.Option(help="Taken on at once; more are sent away with 503.")] = 64,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name to be called by where --host is the loopback; a proxy may hand one on."),
+    ] = None,
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; auto by default.")] = None,
     weights: Weights = None,
@@ -34,7 +39,8 @@ def serve(
     from pipeline.serving.http_app import PhotoServer, ServingOptions, http_app
 
     settings = load_settings(config, device=device, weights=weights, precision=precision)
-    serving = ServingOptions(max_requests=max_requests)
+    names = (*_LOOPBACK_NAMES, host, *(allow_host or [])) if _is_loopback(host) else ()
+    serving = ServingOptions(max_requests=max_requests, allowed_hosts=names)
     with _listening(host, port) as listener:
         app = http_app(PhotoServer(archive, settings.codec_options()), serving)
         address = f"[{host}]" if ":" in host else host

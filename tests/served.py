@@ -48,7 +48,7 @@ class Server:
 
     def ask(self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
         """The answer to one request, on a connection of its own; `path` goes out as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             connection.request(method, path, headers=dict(headers or {}))
             answer = connection.getresponse()
@@ -62,8 +62,8 @@ class Server:
 
     def begin(self, key: str) -> socket.socket:
         """A client that asks for a photo and reads nothing of the answer but its first bytes."""
-        client = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        client.sendall(f"GET /photos/{quote(key)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=300)
+        client.sendall(f"GET /photos/{quote(key)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         assert client.recv(16, socket.MSG_WAITALL).startswith(b"HTTP/1.1 200")
         return client
 

@@ -16,12 +16,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -84,6 +86,9 @@ class ServingOptions:
 
     max_requests: int = 64
     """For photos and lists; more are sent away with 503."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which the server may be called; empty: any. A web page anywhere can bring a browser to call the loopback by the
+    page's own name, and read what it answers."""
 
     def __post_init__(self) -> None:
         if self.max_requests < 1:
@@ -139,7 +144,7 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
     register_url_convertor("key", _KeyConvertor())
     # Its pages of documentation would load programs from elsewhere.
     app = FastAPI(title="photoark", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(_Guard, max_requests=serving.max_requests)
+    app.add_middleware(_Guard, serving=serving)
     app.add_exception_handler(PhotoarkError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -160,7 +165,8 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
         more = len(rows) > limit
         return Page(photos=[_entry(row) for row in rows[:limit]], next=rows[limit - 1].key if more else None)
 
-    @app.api_route("/photos/{key:key}", methods=["GET", "HEAD"], response_class=Response)
+    @app.head("/photos/{key:key}", response_class=Response, include_in_schema=False)
+    @app.get("/photos/{key:key}", response_class=Response)
     async def photo(request: Request, key: Key, format: Format = None) -> Response:
         format = format.upper() if format else None
         if format and format not in WRITABLE_FORMATS:
@@ -195,9 +201,9 @@ class _KeyConvertor(Convertor[str]):
 class _Guard:
     """Bounds what is taken on at once, sending answers to slow clients included, and answers what nobody else did."""
 
-    def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
+    def __init__(self, app: ASGIApp, *, serving: ServingOptions) -> None:
         self._app = app
-        self._max_requests = max_requests
+        self._serving = serving
         self._num_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,9 +212,13 @@ class _Guard:
             return
         # Whether it is alive and ready a server has to say even when it is busy.
         weight = int(scope["path"].startswith("/photos"))
-        if self._num_requests + weight > self._max_requests:
-            busy = problem(503, "busy", "the server has as many requests as it takes on at once; ask again a little later")
-            await busy.response()(scope, receive, send)
+        refusal = None
+        if self._serving.allowed_hosts and _host(scope) not in self._serving.allowed_hosts:
+            refusal = problem(421, "misdirected-request", "the server is not called so; --allow-host lets it be")
+        elif self._num_requests + weight > self._serving.max_requests:
+            refusal = problem(503, "busy", "the server has as many requests as it takes on at once; ask again a little later")
+        if refusal is not None:
+            await refusal.response()(scope, receive, send)
             return
         has_begun = False
 
@@ -234,6 +244,13 @@ class _Guard:
             await problem_of(PhotoarkError("unforeseen"), None).response()(scope, receive, send)
         finally:
             self._num_requests -= weight
+
+
+def _host(scope: Scope) -> str | None:
+    try:
+        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname
+    except ValueError:
+        return None
 
 
 def _entry(row: EncodedPhoto) -> Entry:

@@ -191,6 +191,19 @@ def test_what_cannot_be_had_says_why_and_nothing_of_the_server(
     assert server.ask("/healthz").json() == {"status": "alive"}
 
 
+@pytest.mark.parametrize("name", ["photos.example", "localhost.example:8000", "127.0.0.1.example", "[", ""])
+def test_the_loopback_is_not_called_by_a_web_pages_name(server: Server, name: str) -> None:
+    for path in ("/photos", "/photos/photo.jpg", "/healthz"):
+        answer = server.ask(path, headers={"Host": name})
+        assert (answer.status, answer.json()["type"]) == (421, "urn:photoark:problem:misdirected-request")
+    for ours in ("localhost:8000", "[::1]:8000", "127.0.0.1"):
+        assert server.ask("/healthz", headers={"Host": ours}).status == 200
+
+
+def test_the_interface_is_described(server: Server) -> None:
+    assert set(server.ask("/openapi.json").json()["paths"]) == {"/healthz", "/readyz", "/photos", "/photos/{key}"}
+
+
 def test_other_methods_are_refused(server: Server) -> None:
     answer = server.photo("photo.jpg", method="DELETE")
     assert (answer.status, answer.headers["Content-Type"]) == (405, "application/problem+json")
@@ -235,12 +248,16 @@ def test_full_is_said_and_the_end_waits_for_answers(tmp_path: Path, photo_files:
     url, large = str(tmp_path / "archive"), bytes(range(256)) * (100 << 10)
     later = replace(encoded("later.jpg", photo_files["wine.jpg"]), codec="sodec")
     Archive.open_or_create(url).commit([kept("large.bin", large), later])
-    with serving(url, "--max-requests", "2", errors=tmp_path / "errors") as server, ExitStack() as clients:
+    with (
+        serving(url, "--max-requests", "2", "--allow-host", "photos.example", errors=tmp_path / "errors") as server,
+        ExitStack() as clients,
+    ):
         assert server.process is not None
         slow = [clients.enter_context(server.begin("large.bin")) for _ in range(2)]
         busy = server.photo("large.bin")
         assert (busy.status, busy.json()["type"]) == (503, "urn:photoark:problem:busy")
         assert int(busy.headers["Retry-After"]) > 0
+        assert server.ask("/healthz", headers={"Host": "photos.example"}).status == 200
         assert server.ask("/healthz").status == 200
         slow.pop().close()
         until(lambda: server.photo("large.bin", method="HEAD").status == 200, within_s=20)
