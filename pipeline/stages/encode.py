@@ -270,7 +270,8 @@ def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> 
     ]
     claims = start_claims(work.holders) if share else None
     rows = (
-        ray.data.from_arrow(manifest)
+        # Not `from_arrow`: a task a block at the start, and 45 KB of each for as long as the job runs.
+        ray.data.from_blocks(manifest)
         .map_batches(partial(read_block, claims=claims), batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read)
         # As `map_batches`, which wants batches of so many rows where there are GPUs: a block is what an actor takes here.
         .map_batches_internal(EncodeWorker, fn_constructor_kwargs={"settings": settings}, **actor_options(plan))
