@@ -14,7 +14,7 @@ from tests.cluster.machines import machines
 
 pytestmark = pytest.mark.cluster
 
-NUM_PHOTOS = 240
+NUM_PHOTOS = 160
 S_PER_MEGAPIXEL = 1.0
 SLOWER = 4.0
 
