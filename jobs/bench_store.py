@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 from pipeline.errors import SettingError
-from pipeline.storage import Storage
 
 MEGAPIXELS = (0.2,) * 6 + (0.5,) * 6 + (1.0,) * 6 + (2.0,) * 4 + (4.0,) * 3 + (8.0,) * 2 + (12.0, 24.0)
 """A mix of sizes such as phones and cameras leave behind; 2.8 on average."""
@@ -93,6 +92,8 @@ def new_bucket() -> str:
 
 def store_speed(files: Sequence[bytes], *, threads: int = 4, requests: int = 200) -> tuple[float, float]:
     """(GETs, megabytes) a second that the server hands to threads of this process, which share its cores with it."""
+    from pipeline.storage import Storage
+
     source = Storage(f"{new_bucket()}/speed")
     for i, data in enumerate(files):
         source.write(f"{i}.jpg", data)

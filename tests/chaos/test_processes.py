@@ -22,22 +22,25 @@ from pipeline.records import Outcome
 
 pytestmark = pytest.mark.chaos
 PHOTOARK = [sys.executable, "-m", "jobs"]
-# Loaded by every process of the job: a decoder with a bug that these photos hit, each time.
+# Loaded by every process of the job: a decoder with a bug that some photos hit, each time, and a codec that others are too
+# large for: the kernel then ends the actor.
 KILLER = """
 import ctypes, os
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
-load = ImageFile.ImageFile.load
+load, save = ImageFile.ImageFile.load, Image.Image.save
 
 def killing_load(image):
-    comment = image.info.get("comment")
-    if comment == b"crash":
+    if image.info.get("comment") == b"crash":
         ctypes.string_at(0)
-    if comment == b"out of memory":
-        os.kill(os.getppid(), 9)  # the kernel ends the largest process: the actor, for which this one decodes
     return load(image)
 
-ImageFile.ImageFile.load = killing_load
+def killing_save(image, *arguments, **options):
+    if image.size == (161, 121):
+        os.kill(os.getpid(), 9)
+    return save(image, *arguments, **options)
+
+ImageFile.ImageFile.load, Image.Image.save = killing_load, killing_save
 """
 
 
@@ -87,7 +90,8 @@ def test_faults_of_the_store_lose_nothing_from_end_to_end() -> None:
 
 def test_a_photo_that_ends_its_process_every_time_fails_alone(tmp_path: Path) -> None:
     source, archive = tmp_path / "photos", tmp_path / "archive"
-    photos = write_photos(source, 20, {3: b"crash", 12: b"out of memory"})
+    photos = write_photos(source, 20, {3: b"crash"})
+    Image.new("RGB", (161, 121)).save(source / "012.jpg")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
     result = photoark("encode", source, archive, "--codec", "webp", "--json", PYTHONPATH=f"{tmp_path / 'site'}")
@@ -114,15 +118,16 @@ def test_a_stream_that_ends_its_process_every_time_is_told_and_the_others_come_b
     Image.new("RGB", (161, 121)).save(source / "003.jpg")
     assert photoark("encode", source, archive, "--codec", "webp").returncode == 0
     (tmp_path / "site").mkdir()
-    killer = KILLER.replace('comment == b"out of memory"', "image.size == (161, 121)")
-    (tmp_path / "site" / "sitecustomize.py").write_text(killer)
+    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
     result = photoark("decode", archive, restored, "--include", pattern, "--json", PYTHONPATH=f"{tmp_path / 'site'}")
     assert result.returncode == 3, result.stderr
     summary = json.loads(result.stdout.splitlines()[-1])
     ((key, reason),) = summary["failures"]
     assert key == "003.jpg"
     assert "ended the process" in reason
-    assert {path.name for path in restored.iterdir()} == {name for name in photos if fnmatch(name, pattern)} - {"003.jpg"}
+    # What a process that died was about to write may lie there under another name.
+    names = {path.name for path in restored.iterdir() if path.suffix != ".part"}
+    assert names == {name for name in photos if fnmatch(name, pattern)} - {"003.jpg"}
 
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
