@@ -14,8 +14,8 @@ from tests.cluster.machines import machines
 
 pytestmark = pytest.mark.cluster
 
-NUM_PHOTOS = 160
-S_PER_MEGAPIXEL = 1.0
+NUM_PHOTOS = 96
+S_PER_MEGAPIXEL = 3.0
 SLOWER = 4.0
 
 
