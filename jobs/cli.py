@@ -63,7 +63,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; what was committed stays, and the same command goes on from there")
         code = INTERRUPTED
     except SettingError as error:
         _say(str(error))
@@ -77,6 +76,8 @@ def main() -> None:
             raise
         error.show()
         code = error.exit_code  # type: ignore[attr-defined]
+    if code == INTERRUPTED:  # typer turns most interrupts into that
+        _say("interrupted; what was committed stays, and the same command goes on from there")
     sys.exit(code if isinstance(code, int) else 0)
 
 

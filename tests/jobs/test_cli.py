@@ -224,7 +224,7 @@ def test_settings_come_from_flag_then_environment_then_file(source: Path, tmp_pa
 
 
 @pytest.mark.chaos
-def test_a_killed_job_is_finished_by_the_same_command(tmp_path: Path) -> None:
+def test_a_job_that_was_interrupted_and_then_killed_is_finished_by_the_same_command(tmp_path: Path) -> None:
     source, archive = tmp_path / "photos", tmp_path / "archive"
     source.mkdir()
     rng = np.random.default_rng(0)
@@ -233,14 +233,24 @@ def test_a_killed_job_is_finished_by_the_same_command(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(source / f"{i:03d}.jpg")
     command = [*PHOTOARK, "encode", str(source), str(archive), "--codec", "avif"]
     settings = {**os.environ, "PHOTOARK_COMMIT_INTERVAL_S": "0.1"}
+    with (tmp_path / "errors").open("w") as errors:
+        driver = subprocess.Popen(command, env=settings, start_new_session=True, stderr=errors)
+    _wait_until(lambda: _num_keys(archive) >= 16, timeout_s=120)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    assert driver.wait(60) == 130
+    said = (tmp_path / "errors").read_text()
+    assert said.endswith("photoark: interrupted; what was committed stays, and the same command goes on from there\n"), said
+    assert "Traceback" not in said
+    committed = _num_keys(archive)
+
     driver = subprocess.Popen(command, env=settings, start_new_session=True, stderr=subprocess.DEVNULL)
-    _wait_until(lambda: 16 <= _num_keys(archive) < 200, timeout_s=120)
+    _wait_until(lambda: committed < _num_keys(archive), timeout_s=120)
     driver.kill()
     driver.wait()
     # What Ray started belongs to the session of its driver; nothing else does.
     os.killpg(driver.pid, signal.SIGKILL)
     left = _num_keys(archive)
-    assert 0 < left < 200
+    assert 16 <= committed < left < 200
 
     result = subprocess.run([*command, "--json"], env=settings, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
