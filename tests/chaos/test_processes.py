@@ -51,7 +51,7 @@ def photoark(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]
         text=True,
         env={**os.environ, **env},
         check=False,
-        timeout=300,
+        timeout=840,
     )
 
 
@@ -65,6 +65,7 @@ def write_photos(folder: Path, count: int, comments: dict[int, bytes] | None = N
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.timeout(900)
 def test_twenty_kills_lose_and_repeat_nothing() -> None:
     result = photoark("bench", "faults", "--rounds", 20, "--no-network")
     assert result.returncode == 0, result.stderr[-2000:]
@@ -78,6 +79,7 @@ def test_twenty_kills_lose_and_repeat_nothing() -> None:
         assert all(repeated <= most for repeated in tally["repeated"]), tally
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.s3
 def test_faults_of_the_store_lose_nothing_from_end_to_end() -> None:
     result = photoark("bench", "faults", "--rounds", 0, "--photos", 60)

@@ -78,7 +78,9 @@ def _ways(url: str, worker: DecodeWorker) -> dict[str, Callable[[], str]]:
 
     def decoded(include: str | None) -> str:
         fragments = list_fragments(Archive.open(url), include)
-        items = pa.Table.from_pylist([{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows} for f in fragments])
+        items = pa.Table.from_pylist(
+            [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows, "skip": []} for f in fragments]
+        )
         if not fragments:
             return "nothing"
         results = worker(read_rows(items, archive_url=url, include=include)).to_pylist()

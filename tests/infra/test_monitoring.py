@@ -142,12 +142,14 @@ def test_every_alert_says_what_to_do_and_has_a_test() -> None:
     assert set(re.findall(r"^\| (Photoark\w+) \|", readme, re.MULTILINE)) == set(ALERTS)
 
 
-def test_scraping_finds_the_ports_that_pods_name() -> None:
+@pytest.mark.parametrize(
+    ("file", "part"), [("job/rayjob.yaml", "rayClusterSpec"), ("serve/rayservice.yaml", "rayClusterConfig")]
+)
+def test_scraping_finds_the_ports_that_pods_name(file: str, part: str) -> None:
     (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
     by_source = {rule["source_labels"][0]: rule for rule in job["relabel_configs"]}
     wanted = by_source["__meta_kubernetes_pod_container_port_name"]["regex"]
-    rayjob = yaml.safe_load((MONITORING.parent / "kuberay" / "base" / "rayjob.yaml").read_text())
-    cluster = rayjob["spec"]["rayClusterSpec"]
+    cluster = next(yaml.safe_load_all((MONITORING.parent / "kuberay" / file).read_text()))["spec"][part]
     named = {
         port["name"]: port["containerPort"]
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
