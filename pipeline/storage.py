@@ -136,6 +136,16 @@ class Storage:
                 return s3.exists(*_bucket_and_key(self._full(path)))
             return bool(self.filesystem.get_file_info(self._full(path)).type != fs.FileType.NotFound)
 
+    def holds_any(self, prefix: str) -> bool:
+        """Whether the name of anything directly below the root begins so; without listing what lies deeper."""
+        with self._failing("cannot be looked at"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.scheme == "s3":
+                bucket, key = _bucket_and_key(self._full(prefix))
+                return any(True for _ in s3.list_objects(bucket, key, as_folder=False))
+            found = self.filesystem.get_file_info(fs.FileSelector(self.root))
+            return any(info.base_name.startswith(prefix) for info in found)
+        return False
+
     def read(self, path: str = "") -> bytes:
         """A whole file.
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import GREATEST_KEY, SHARD_NAME
+from pipeline.archive.shard_reader import GREATEST_KEY, SHARD_PREFIX
 from pipeline.archive.shard_writer import Shard
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
 from pipeline.storage import Storage, check_relative, told
@@ -54,6 +53,7 @@ class Log:
 
         Raises:
             ArchiveNotFoundError: there is none.
+            ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it cannot be read.
         """
         self._storage = storage
@@ -63,7 +63,15 @@ class Log:
             try:
                 self._open_anew()
             except TableNotFoundError as error:
-                raise ArchiveNotFoundError(f"there is no archive at {storage.url}; make one with `photoark encode`") from error
+                if not storage.holds_any(SHARD_PREFIX):
+                    raise ArchiveNotFoundError(
+                        f"there is no archive at {storage.url}; make one with `photoark encode`"
+                    ) from error
+                try:
+                    self._open_anew()  # who writes a shard has made the log by then
+                except TableNotFoundError:
+                    # In a new log they would be nobody's, and `vacuum` would delete them.
+                    raise ArchiveDamagedError(f"{storage.url} holds shards and no log: see photoark salvage") from error
 
     @classmethod
     def open_or_create(cls, storage: Storage) -> Log:
@@ -73,21 +81,20 @@ class Log:
             ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it can be neither opened nor made.
         """
-        # To a new log they would be nobody's, and `vacuum` would delete them. The log once more: who writes a shard has made it
-        # by then.
-        if not _has(storage, "_delta_log", ".+") and _has(storage, "", SHARD_NAME) and not _has(storage, "_delta_log", ".+"):
-            raise ArchiveDamagedError(f"{storage.url} holds shards and no log: photoark salvage brings their photos back")
         schema = Schema.from_arrow(schema_with_features())
-        with _told(f"no archive can be made at {storage.url}"):
-            DeltaTable.create(
-                storage.url,
-                schema=schema,
-                mode="ignore",
-                storage_options=storage.delta_options(),
-                description="Photos as bitstreams; made by photoark",
-                configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
-            )
-        log = cls(storage)
+        try:
+            log = cls(storage)
+        except ArchiveNotFoundError:
+            with _told(f"no archive can be made at {storage.url}"):
+                DeltaTable.create(
+                    storage.url,
+                    schema=schema,
+                    mode="ignore",
+                    storage_options=storage.delta_options(),
+                    description="Photos as bitstreams; made by photoark",
+                    configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
+                )
+            log = cls(storage)
         if lacking := log._lacking(schema):
             try:
                 log._table.alter.add_columns(lacking)
@@ -234,13 +241,6 @@ def _told(what: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise ArchiveError(f"{what}: {told(error)}") from error
-
-
-def _has(storage: Storage, folder: str, pattern: str | re.Pattern[str]) -> bool:
-    """Whether such a file is there; what keeps it from being looked at, is told when the log is opened."""
-    with suppress(StorageError):
-        return any(re.fullmatch(pattern, file.path) for file in Storage(f"{storage.url}/{folder}").list())
-    return False
 
 
 def _info_of(shard: Shard) -> ShardInfo:

@@ -21,7 +21,8 @@ from pipeline.storage import Storage
 if TYPE_CHECKING:
     from pipeline.archive.commit import Archive
 
-SHARD_NAME = re.compile(r"photos-([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
+SHARD_PREFIX = "photos-"
+SHARD_NAME = re.compile(SHARD_PREFIX + r"([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
 """What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
 GREATEST_KEY = chr(0x10FFFF)
 _MAX_ROWS = 1 << 20

@@ -128,16 +128,16 @@ def verify_unopened(storage: Storage, error: ArchiveError) -> VerifyReport:
 
     Raises:
         StorageError: the store does not hand out its files.
-        ArchiveError: `error` itself, if there is no log, or it can be opened by now.
+        ArchiveError: `error` itself, if there is nothing to read, or it can be opened by now.
     """
     paths = sorted(file.path for file in storage.list())
     logs = [path for path in paths if path.startswith(_LOG_FOLDER)]
     to_blame = [path for path in logs if path.endswith(".json") and not _is_log(storage.read(path))]
-    if not logs or _opens(storage):
+    keys = _keys_in(storage, paths)
+    if not (logs or keys) or _opens(storage):
         raise error
     blamed = ", ".join(to_blame) or "the files of the log"
     what = f"{error.message}; bring {blamed} back from a copy, or let photoark salvage make a new archive of the shards"
-    keys = _keys_in(storage, paths)
     damage = Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(keys)), what=what)
     return VerifyReport(num_shards=0, num_rows=0, num_decoded=0, damages=(damage,))
 

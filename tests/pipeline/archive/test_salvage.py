@@ -85,6 +85,12 @@ def test_nobody_begins_a_new_log_over_shards(archive: Archive, tmp_path: Path) -
     with pytest.raises(ArchiveDamagedError, match="photoark salvage"):
         Archive.open_or_create(str(folder))
     assert not (folder / "_delta_log").exists()
+    verified = subprocess.run(
+        [sys.executable, "-m", "jobs", "verify", str(folder), "--json"], capture_output=True, text=True, check=False
+    )
+    (damage,) = json.loads(verified.stdout)["damages"]
+    assert (verified.returncode, damage["kind"], damage["keys"]) == (4, "log", list("abcdefghkl"))
+    assert "photoark salvage" in damage["what"]
     with pytest.raises(SettingError, match="elsewhere"):
         salvage(Storage(folder), str(folder))
     (tmp_path / "empty").mkdir()
