@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.references import resolved
-from pipeline.archive.shard_reader import open_shard
+from pipeline.archive.shard_reader import open_shard, read_group
 from pipeline.errors import KeyNotFoundError
 from pipeline.records import STREAM_COLUMNS, EncodedPhoto, encoded_from_table
 
@@ -53,10 +53,10 @@ def _row(archive: Archive, key: str, *, with_original: bool) -> EncodedPhoto | N
 
             @cache
             def keys(group: int, file: pq.ParquetFile = file) -> list[str]:
-                return file.read_row_group(group, columns=["key"])["key"].to_pylist()
+                return read_group(file, group, ["key"])["key"].to_pylist()
 
             i = bisect_right(range(file.num_row_groups), key, key=lambda group: keys(group)[0]) - 1
             if i >= 0 and key in keys(i):
                 columns = None if with_original else list(STREAM_COLUMNS)
-                return encoded_from_table(file.read_row_group(i, columns=columns).slice(keys(i).index(key), 1))[0]
+                return encoded_from_table(read_group(file, i, columns).slice(keys(i).index(key), 1))[0]
     return None

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archive.footer import Bounds, column_bounds
 from pipeline.archive.log import ShardInfo
-from pipeline.archive.shard_reader import check_num_rows, is_as_written
+from pipeline.archive.shard_reader import check_num_rows, is_as_written, read_group
 from pipeline.errors import StorageError
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
@@ -98,7 +98,7 @@ def _read(shard: ShardInfo, file: pq.ParquetFile, bounds: list[Bounds]) -> tuple
     damages: list[Damage] = []
     for i in range(file.num_row_groups):
         try:
-            table = file.read_row_group(i)
+            table = read_group(file, i)
             rows += encoded_from_table(table.cast(pa.schema([ARCHIVE_SCHEMA.field(name) for name in table.column_names])))
         except Exception as error:
             damages.append(_bytes_damage(shard, _keys_left(file, i), f"row group {i} is damaged: {error}"))
@@ -135,7 +135,7 @@ def _keys_left(file: pq.ParquetFile, group: int) -> list[str] | None:
     # A key is there twice: in its column, and as the path of its image.
     for column in ("key", "image.path"):
         try:
-            table = file.read_row_group(group, columns=[column])
+            table = read_group(file, group, [column])
             keys = [row["image"]["path"] if column == "image.path" else row["key"] for row in table.to_pylist()]
         except Exception:
             continue

@@ -52,7 +52,7 @@ def list_fragments(archive: Archive, include: str | None = None) -> list[Fragmen
         with open_shard(archive.storage, shard.path) as file:
             for i in range(file.num_row_groups):
                 # Not the statistics: no checksum covers them, and pyarrow aborts the process over some that are damaged.
-                if include is None or _holds(file.read_row_group(i, columns=["key"]), include):
+                if include is None or _holds(read_group(file, i, ["key"]), include):
                     num_rows = file.metadata.row_group(i).num_rows
                     fragments.append(Fragment(path=shard.path, row_group=i, num_rows=num_rows))
     return fragments
@@ -65,7 +65,7 @@ def read_fragment(storage: Storage, fragment: Fragment, columns: Sequence[str] |
         ArchiveDamagedError: a page fails its checksum, or what is read are no rows of an archive.
     """
     with open_shard(storage, fragment.path) as file:
-        return _as_ours(file.read_row_group(fragment.row_group, columns=columns), columns)
+        return _as_ours(read_group(file, fragment.row_group, columns), columns)
 
 
 def read_rows(archive: Archive, include: str | None = None, columns: Sequence[str] | None = None) -> Iterator[EncodedPhoto]:
@@ -90,7 +90,7 @@ def read_shard(storage: Storage, path: str) -> list[EncodedPhoto]:
     if not is_as_written(path, data):
         raise ArchiveDamagedError(f"shard {path} is damaged: its bytes are not those that were written (SHA-256); {_CURE}")
     with _damage_told(path), pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        return encoded_from_table(file.read())
+        return encoded_from_table(file.read(use_threads=False))
 
 
 def read_columns(
@@ -102,7 +102,7 @@ def read_columns(
         ArchiveDamagedError: it is missing or damaged.
     """
     with open_shard(storage, path) as file:
-        table = file.read(columns=list(columns))
+        table = file.read(columns=list(columns), use_threads=False)
     if keys is not None:
         table = table.filter(pc.is_in(table["key"], pa.array(keys, pa.string())))
     return encoded_from_table(table)
@@ -120,6 +120,14 @@ def open_shard(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     with _damage_told(path), storage.open(path) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
         check_num_rows(file)
         yield file
+
+
+def read_group(file: pq.ParquetFile, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group, read by this thread alone.
+
+    A thread of pyarrow's may hold what it read for a moment longer; when Python ends meanwhile, that thread aborts the process.
+    """
+    return file.read_row_group(group, columns=columns, use_threads=False)
 
 
 def check_num_rows(file: pq.ParquetFile) -> None:
