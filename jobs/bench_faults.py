@@ -59,7 +59,7 @@ def bench_faults(
     ms_per_megapixel: Annotated[
         float, typer.Option(help="What the codec takes besides; 150 is the paper's figure for the full model on an A100.")
     ] = 150.0,
-    commit_interval_s: Annotated[float, typer.Option(help="As the setting of this name.")] = 0.5,
+    commit_interval_s: Annotated[float, typer.Option(help="As the setting of this name.")] = 1.0,
     network: Annotated[bool, typer.Option(help="Try a misbehaving S3 server too; needs moto.")] = True,
 ) -> None:
     """Kill driver, actor and worker at random moments, and let an S3 server misbehave; the last line is a JSON object."""
@@ -80,7 +80,7 @@ def bench_faults(
     for tally in tallies:
         columns = " ".join(f"{_told(values):>16}" for values in (tally.recovery_s, tally.repeated, tally.repeated_s))
         typer.echo(f"{tally.fault:12} {tally.injected:8} {tally.lost:5} {tally.duplicated:10} {columns}")
-    typer.echo(f"a commit every {commit_interval_s:g} s; the codec takes {ms_per_megapixel:g} ms a megapixel and its own time")
+    typer.echo(f"commit interval {commit_interval_s:g} s; the codec takes {ms_per_megapixel:g} ms a megapixel and its own time")
     result = {
         "seed": seed, "commit_interval_s": commit_interval_s, "num_photos": num_photos, "megapixels": megapixels,
         "ms_per_megapixel": ms_per_megapixel, "faults": [asdict(tally) for tally in tallies],

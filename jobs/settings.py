@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning"] = "info"
     job: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     """Name of the job in all its log lines; by default one that no other job has."""
-    commit_interval_s: float = Field(5.0, gt=0)
+    commit_interval_s: float = Field(10.0, gt=0)
     max_pixels: int = Field(200_000_000, gt=0)
     """Larger photos are kept as they are."""
     decoder_time_s: float = Field(30.0, gt=0)

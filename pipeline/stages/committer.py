@@ -1,10 +1,14 @@
 """Gathers finished rows and commits them in time, beside the loop that takes them in.
 
     loop:    add ─► gathered rows ─┐
-    thread:                        └─► commit, once a row is there and the last commit began an interval ago
+    thread:                        └─► commit, once a row is there and the last commit began a pause ago
 
-So no row waits for longer than an interval and the commit before its own, whether or not others follow; and rows come in while
-others are committed.
+    |◄ block in a codec ►|◄ pause, at most ►|◄ commit ►|
+    |◄──────────────────── interval ──────────────────►|
+
+The pause is what the slowest block and the last commit leave of the interval: what an actor begins is committed when that is
+over, whether or not other rows follow, and a job that dies leaves no more than that to be done again. Rows come in while others
+are committed.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ from pipeline.stages.work import BlockWork
 
 Commit = Callable[[list[EncodedPhoto]], object]
 Refer = Callable[[list[EncodedPhoto]], list[EncodedPhoto]]
+_ON_THE_WAY = 0.1
+"""Of an interval: what rows take from an actor to us."""
+_LEAST_PAUSE = 0.25
+"""Of an interval: blocks and commits that take longer than there is time for do not make us commit all the time."""
 
 
 class Committer:
@@ -36,7 +44,8 @@ class Committer:
         """See `pipeline.stages.encode.process`.
 
         Args:
-            interval_s: from the beginning of one commit to that of the next, at most, while there are rows.
+            interval_s: from the beginning of an actor's work on a block to the end of the commit of its rows; longer where
+                block and commit take more than three quarters of it.
         """
         self.summary = JobSummary()
         self._commit, self._refer, self._work = commit, refer, work
@@ -137,14 +146,20 @@ class Committer:
 
     def _run(self) -> None:
         try:
-            begun_s = -float("inf")
-            while self._wait(begun_s + self._interval_s):
+            next_s = -float("inf")
+            while self._wait(next_s):
                 begun_s = time.monotonic()
                 self._commit_gathered()
+                next_s = begun_s + self._pause_s(time.monotonic() - begun_s)
         except BaseException as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _pause_s(self, commit_s: float) -> float:
+        """From the beginning of a commit that took `commit_s` to that of the next."""
+        left_s = (1 - _ON_THE_WAY) * self._interval_s - self._history.longest_block_s - commit_s
+        return max(_LEAST_PAUSE * self._interval_s, left_s)
 
     def _wait(self, until_s: float) -> bool:
         """Wait for rows, and then until `until_s` (monotonic) or until they are wanted; False once the block has ended."""

@@ -89,9 +89,9 @@ class EncodeJob:
     dedupe: bool = False
     """Let photos of the same bytes share the stream of the first of them; streams of earlier jobs by the same codec too, if
     this one neither measures nor leaves out nor adds anything (`gate`, `strip_gps`, `keep_original`)."""
-    commit_interval_s: float = 5.0
-    """Finished rows wait at most so long for their commit to begin. A job that dies loses those, and the block that each
-    actor is at, which is made to take about as long with a codec of the usual speed (`PoolPlan.block_bytes`)."""
+    commit_interval_s: float = 10.0
+    """What an actor begins is committed when so much time is over, and so a job that dies repeats no more of each actor's work.
+    Blocks are made to take half of it, with a codec of the usual speed (`PoolPlan.block_bytes`)."""
     block_photos: int | None = None
     """None: as many as suit the pool, `MAX_BLOCK_PHOTOS` at most."""
     block_bytes: int = 32 << 20
@@ -208,7 +208,7 @@ def process(
     work: Work | None = None,
     refer: Refer | None = None,
 ) -> JobSummary:
-    """Encode the photos `todo` and hand the rows to `commit`, each once, in time (`job.commit_interval_s`), from a thread.
+    """Encode the photos `todo` and hand the rows to `commit`, each once, in time (`Committer`), from a thread.
 
     Args:
         work: what the archive holds of `todo` already; such a photo whose bytes are the same is not encoded again.
@@ -259,7 +259,7 @@ def process(
 def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Generator[pa.Table, None, None]:
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
-    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s, is_neural=job.is_neural))
+    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s / 2, is_neural=job.is_neural))
     runs = blocks(
         photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes, min_photos=MIN_BLOCK_PHOTOS,
         num_takers=plan.max_actors,

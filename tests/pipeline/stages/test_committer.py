@@ -62,6 +62,18 @@ def test_rows_are_committed_in_time_on_s3(s3_url: str) -> None:
     in_time(f"{s3_url}/archive")
 
 
+@pytest.mark.parametrize(("block_s", "least_s", "most_s"), [(0.0, 3.0, 8.0), (2.0, 1.0, 3.0), (60.0, 1.0, 3.0)])
+def test_what_blocks_take_of_the_interval_rows_do_not_wait(block_s: float, least_s: float, most_s: float) -> None:
+    began_s: list[float] = []
+    history = History(longest_block_s=block_s)
+    with Committer(lambda rows: began_s.append(time.monotonic()), None, Work(todo=[]), 4.0, history) as gathering:
+        gathering.add([row("a")])
+        wait_until(lambda: len(began_s) == 1)
+        gathering.add([row("b")])
+        wait_until(lambda: len(began_s) == 2)
+    assert least_s <= began_s[1] - began_s[0] < most_s
+
+
 def test_the_first_rows_do_not_wait_and_others_come_in_while_they_are_committed() -> None:
     commits: list[list[str]] = []
     may_end = threading.Event()
