@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -34,6 +35,17 @@ class _Devices:
         return SimulatedCodecs(self.s_per_megapixel * self.slower.get(name, 1.0))(points, options)
 
 
+class _Listed(logging.Handler):
+    """When the photos were listed, after which they wait for actors."""
+
+    at: float = 0.0
+    """Unix time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "listed":
+            self.at = record.created
+
+
 def main(request: dict[str, Any]) -> None:
     """Keys of `request`: source, archive, address, s_per_megapixel, slower, max_gpus, market, block_photos."""
     job = EncodeJob(
@@ -45,12 +57,17 @@ def main(request: dict[str, Any]) -> None:
         block_photos=request.get("block_photos", 4),
         commit_interval_s=1.0,
     )
-    history = History()
+    listed = _Listed()
+    log = logging.getLogger("pipeline.stages.encode")
+    log.setLevel(logging.INFO)
+    log.addHandler(listed)
     with connected(request["address"]), watched(0.5) as watch:
+        history = History()  # begins when `watch` does
         summary = encode(job, lambda progress: print(json.dumps(asdict(progress)), flush=True), history=history)
     found = {
         "summary": asdict(summary),
         "history": history.as_dict(),
+        "listed_s": listed.at - history.started_at,
         "events": [asdict(event) for event in watch.events],
         "elapsed_s": watch.elapsed_s,
     }

@@ -51,8 +51,8 @@ class Autoscaled:
 
 
 @contextmanager
-def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) -> Iterator[Autoscaled]:
-    """A cluster that the real autoscaler, v1 or v2, lets grow to `most` machines with a GPU."""
+def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float, period_s: float = 1.0) -> Iterator[Autoscaled]:
+    """A cluster that the real autoscaler, v1 or v2, lets grow to `most` machines with a GPU; it looks every `period_s`."""
     ip, port = _own_ip(), free_port()
     address, head_id = f"{ip}:{port}", secrets.token_hex(28)
     provider: dict[str, Any] = {
@@ -64,7 +64,7 @@ def autoscaled(folder: Path, *, version: str, most: int, idle_timeout_s: float) 
         "gcs_address": address,
     }
     environment = os.environ | token()
-    environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_ADDRESS": address}
+    environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": f"{period_s:g}", "RAY_ADDRESS": address}
     if version == "v2":
         provider |= {"launch_multiple": True, "head_node_id": head_id}
         environment |= {
@@ -183,7 +183,8 @@ def _cluster_file(provider: dict[str, Any], most: int, idle_timeout_s: float) ->
         "cluster_name": "fake",
         "max_workers": most,
         "idle_timeout_minutes": idle_timeout_s / 60,
-        "upscaling_speed": 1.0,
+        # As KubeRay sets it, and infra/aws: with 1, v2 asks for one machine, and for as many more as run when those do.
+        "upscaling_speed": 1000,
         "provider": provider,
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 2}, "max_workers": 0, "node_config": {}},
