@@ -19,8 +19,8 @@ from pipeline.records import EncodedPhoto, Outcome, Photo
 class Work:
     """What there is to do."""
 
-    todo: list[Photo]
-    """In the order of the source."""
+    todo: dict[str, Photo]
+    """By key, in the order of the source; who does the work takes out what is done."""
     seen: dict[str, SourceVersion] = field(default_factory=dict)
     """Key -> the version that the archive's row tells of, of all of `todo` that have a row."""
     encode_anyway: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ def find_work(
     Raises:
         ArchiveDamagedError: a shard is missing or damaged.
     """
-    work = Work(todo=[])
+    work = Work(todo={})
     left = {photo.key: photo for photo in photos}
     sizes = array("q")
     for row in archive.sources() if archive else ():
@@ -71,9 +71,9 @@ def find_work(
         if sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256) and may_share(row):
             work.holders[sha256] = photo.key if photo is not None else row.key
             sizes.append(row.source_bytes)
-    work.todo = [photo for photo in photos if photo.key in left or photo.key in work.seen]
+    work.todo = {photo.key: photo for photo in photos if photo.key in left or photo.key in work.seen}
     # The same bytes are as many bytes.
-    wanted = {photo.size_bytes for photo in work.todo}
+    wanted = {photo.size_bytes for photo in work.todo.values()}
     work.holders = {sha: key for (sha, key), size in zip(work.holders.items(), sizes, strict=True) if size in wanted}
     return work
 

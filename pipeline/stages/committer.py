@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from pipeline.archive.compare import version_of
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
 from pipeline.progress import Clock, Progress
-from pipeline.records import EncodedPhoto, Outcome
+from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.stages.changes import Work
 from pipeline.stages.history import History
 from pipeline.stages.job import JobSummary
@@ -44,16 +44,18 @@ class Committer:
         """See `pipeline.stages.encode.process`.
 
         Args:
+            work: photos are taken out of its `todo` as their rows come, committed or not.
             interval_s: from the beginning of an actor's work on a block to the end of the commit of its rows; longer where
                 block and commit take more than three quarters of it.
         """
         self.summary = JobSummary()
         self._commit, self._refer, self._work = commit, refer, work
         self._interval_s, self._history, self._clock = interval_s, history, Clock()
-        self._keys: set[str] = set()
         self._rows: list[EncodedPhoto] = []
         self._references: list[EncodedPhoto] = []
         """Rows that are the same as another, not yet handed to `refer`."""
+        self._referring: dict[str, Photo] = {}
+        """The photos of all rows that `refer` has not made rows of."""
         self._waiting: list[EncodedPhoto] = []
         """Those that `refer` gave back: the row that they refer to has not come. The thread's own while it is busy."""
         self._gathered_bytes = 0
@@ -81,11 +83,6 @@ class Committer:
                 self._changed.notify_all()
             self._thread.join()
 
-    @property
-    def keys(self) -> Collection[str]:
-        """Keys of all rows that came, committed or not. Changed by the caller's own calls alone."""
-        return self._keys
-
     def add(self, rows: list[EncodedPhoto], done: Iterable[BlockWork] = ()) -> None:
         """Take rows in, and the work that they were; waits while a shard's worth is gathered.
 
@@ -98,11 +95,12 @@ class Committer:
             for work in done:
                 self._history.add(work)
             for row in rows:
-                if row.key in self._keys:
+                photo = self._work.todo.pop(row.key, None)
+                if photo is None:
                     continue  # a block that ran twice: the first result counts
-                self._keys.add(row.key)
                 if row.same_as is not None and row.same_as != row.key:
                     self._references.append(row)
+                    self._referring[row.key] = photo
                 elif row.same_as is not None and version_of(row) == self._work.seen[row.key]:
                     self.summary.num_skipped += 1
                 else:
@@ -126,14 +124,14 @@ class Committer:
 
     def release(self) -> None:
         """After `flush`: give up on references to rows that did not come: their photos are still to be done."""
-        self._keys.difference_update(row.key for row in self._waiting)
-        self._waiting = []
+        self._work.todo.update(self._referring)
+        self._referring, self._waiting = {}, []
 
     def progress(self, num_total: int) -> Progress:
         """How far the job is, of `num_total` photos."""
         with self._changed:
             return Progress(
-                num_done=len(self._keys),
+                num_done=num_total - len(self._work.todo),
                 num_total=num_total,
                 num_failed=self.summary.num_failed,
                 bytes_done=self.summary.bytes_in,
@@ -194,6 +192,7 @@ class Committer:
             for row in asked:
                 if row.key not in still:
                     self._count(row)
+                    del self._referring[row.key]
             self._waiting, self._is_busy = waiting, False
             self._changed.notify_all()
 

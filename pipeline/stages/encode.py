@@ -15,7 +15,7 @@ checkpoint: a job that dies loses what was not committed, and the same job run a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -186,32 +186,33 @@ def encode(
     photos = list_photos(job.source)
     archive = Archive.open_or_create(job.archive)
     work = find_work(photos, archive, checksum=job.checksum, may_share=job.may_share)
-    num_todo, took_s = len(work.todo), round(clock.elapsed_s, 3)
-    log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": num_todo, "took_s": took_s})
+    num_photos, num_todo, took_s = len(photos), len(work.todo), round(clock.elapsed_s, 3)
+    del photos  # as rows come, `work` lets go of theirs: memory does not grow with what is done
+    log.info("listed", extra={"stage": "list", "num_photos": num_photos, "num_todo": num_todo, "took_s": took_s})
     summary = process(
-        job, work.todo, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
-        work=work, refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
+        job, work, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
+        refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
     )  # fmt: skip
-    summary.num_photos, summary.num_gone, summary.elapsed_s = len(photos), work.num_gone, clock.elapsed_s
+    summary.num_photos, summary.num_gone, summary.elapsed_s = num_photos, work.num_gone, clock.elapsed_s
     summary.num_skipped += work.num_unchanged
     return summary
 
 
 def process(
     job: EncodeJob,
-    todo: list[Photo],
+    work: Work,
     commit: Commit,
     on_progress: OnProgress = lambda _: None,
     *,
     history: History | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    work: Work | None = None,
     refer: Refer | None = None,
 ) -> JobSummary:
-    """Encode the photos `todo` and hand the rows to `commit`, each once, in time (`Committer`), from a thread.
+    """Encode the photos `work.todo` and hand the rows to `commit`, each once, in time (`Committer`), from a thread.
 
     Args:
-        work: what the archive holds of `todo` already; such a photo whose bytes are the same is not encoded again.
+        work: what is to be done, of which nothing is left in the end; a photo whose bytes are those that the archive holds
+            already is not encoded again.
         refer: takes rows of photos that have the same bytes as another, and returns those whose time has not come;
             None: all are encoded.
 
@@ -219,24 +220,23 @@ def process(
         PhotoarkError: part of the photos could not be processed; what was is committed.
     """
     history = history or History()
-    work = work or Work(todo=todo)
+    left, num_todo = work.todo, len(work.todo)
     cause: BaseException | None = None
     with Committer(commit, refer, work, job.commit_interval_s, history) as committer:
         for i in range(_MAX_TRIES):
-            missing = [photo for photo in todo if photo.key not in committer.keys]
-            if not missing:
+            if not left:
                 break
             try:
                 # What waited in vain for the row of another photo is encoded by itself.
-                stream = _stream(job, missing, work, share=refer is not None and i == 0)
-                rest = _each_alone(job, missing, committer.keys)
+                stream = _stream(job, list(left.values()), work, share=refer is not None and i == 0)
+                rest = _each_alone(job, left)
                 for table in until(should_stop, chain(stream, rest)):
                     log_rows(table, tries_before=i * (TRIES_TOGETHER + TRIES_ALONE))
                     rows, done = split_work(table)
                     committer.add(encoded_from_table(rows), done)
-                    record_state(backlog_photos=len(todo) - len(committer.keys), codec_busy_ratio=history.busy_ratio())
-                    on_progress(committer.progress(len(todo)))
-                if len(committer.keys) < len(todo) and should_stop():
+                    record_state(backlog_photos=len(left), codec_busy_ratio=history.busy_ratio())
+                    on_progress(committer.progress(num_todo))
+                if left and should_stop():
                     committer.summary.stopped = True
                     return committer.summary
             except RayError as error:
@@ -247,10 +247,9 @@ def process(
                 rest.close()
             committer.flush()
             committer.release()
-    missing = [photo for photo in todo if photo.key not in committer.keys]
-    if missing:
+    if left:
         raise PhotoarkError(
-            f"{len(missing)} of {len(todo)} photos were not processed, {missing[0].key!r} the first; the others are in the "
+            f"{len(left)} of {num_todo} photos were not processed, {next(iter(left))!r} the first; the others are in the "
             f"archive. Run the same command again; the last error was: {str(cause).splitlines()[0] if cause else 'none'}"
         )
     return committer.summary
@@ -259,32 +258,39 @@ def process(
 def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> Generator[pa.Table, None, None]:
     """Finished rows and work, as the actors finish them; blocks whose actor dies are left out."""
     plan, settings = _plan(job, len(photos))
-    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s / 2, is_neural=job.is_neural))
-    runs = blocks(
-        photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes, min_photos=MIN_BLOCK_PHOTOS,
-        num_takers=plan.max_actors,
-    )  # fmt: skip
-    manifest = [
-        photos_to_table(run).append_column(KNOWN, pa.array([work.known_sha256(photo.key) for photo in run], pa.string()))
-        for run in runs
-    ]
+    # Not `from_arrow`: a task a block at the start, and 45 KB of each for as long as the job runs.
+    manifest = ray.data.from_blocks(_manifest(job, plan, photos, work))
+    del photos  # each may go when its row has come
     claims = start_claims(work.holders) if share else None
     rows = (
-        # Not `from_arrow`: a task a block at the start, and 45 KB of each for as long as the job runs.
-        ray.data.from_blocks(manifest)
-        .map_batches(partial(read_block, claims=claims), batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read)
+        manifest.map_batches(
+            partial(read_block, claims=claims), batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read
+        )
         # As `map_batches`, which wants batches of so many rows where there are GPUs: a block is what an actor takes here.
         .map_batches_internal(EncodeWorker, fn_constructor_kwargs={"settings": settings}, **actor_options(plan))
     )
     yield from cast(Iterator[pa.Table], rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
 
 
-def _each_alone(job: EncodeJob, photos: list[Photo], done: Collection[str]) -> Generator[pa.Table, None, None]:
-    """Rows and work of those of `photos` that, when this is first asked, are not `done`."""
-    left = {photo.key: photo for photo in photos if photo.key not in done}
+def _manifest(job: EncodeJob, plan: PoolPlan, photos: list[Photo], work: Work) -> list[pa.Table]:
+    """Blocks, in the order of the photos."""
+    max_bytes = min(job.block_bytes, plan.block_bytes(job.commit_interval_s / 2, is_neural=job.is_neural))
+    runs = blocks(
+        photos, max_photos=job.block_photos or plan.block_photos, max_bytes=max_bytes, min_photos=MIN_BLOCK_PHOTOS,
+        num_takers=plan.max_actors,
+    )  # fmt: skip
+    return [
+        photos_to_table(run).append_column(KNOWN, pa.array([work.known_sha256(photo.key) for photo in run], pa.string()))
+        for run in runs
+    ]
+
+
+def _each_alone(job: EncodeJob, photos: Mapping[str, Photo]) -> Generator[pa.Table, None, None]:
+    """Rows and work of those that are in `photos` when this is first asked."""
+    left = dict(photos)
     if not left:
         return
-    plan, settings = _plan(job, len(photos))
+    plan, settings = _plan(job, len(left))
     tables = {key: partial(read_block, photos_to_table([photo])) for key, photo in left.items()}
     for key, attempt, result in each_alone(EncodeWorker, settings, plan, tables):
         if isinstance(result, str):

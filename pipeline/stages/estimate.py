@@ -54,7 +54,7 @@ def estimate(job: EncodeJob) -> Estimate:
     except ArchiveNotFoundError:
         archive = None
     work = find_work(photos, archive)
-    todo = work.todo
+    todo = list(work.todo.values())
     bytes_todo = sum(photo.size_bytes for photo in todo)
     num_failures = sampled_bytes = stream_bytes = num_pixels = 0
     elapsed_s = 0.0

@@ -27,6 +27,7 @@ from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_photos
+from pipeline.stages.changes import Work
 from pipeline.stages.encode import EncodeJob, process
 
 log = logging.getLogger(__name__)
@@ -123,9 +124,9 @@ def repair(
         finish()
 
     finish()
-    todo = [photos[key] for key in plans_of]
-    log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": len(todo)})
-    summary.stopped = process(job, todo, take, on_progress, should_stop=should_stop).stopped
+    work = Work(todo={key: photos[key] for key in plans_of})
+    log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": len(work.todo)})
+    summary.stopped = process(job, work, take, on_progress, should_stop=should_stop).stopped
     return summary
 
 

@@ -13,6 +13,7 @@ from pipeline.archive.shard_reader import read_rows
 from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_photos
+from pipeline.stages.changes import Work
 from pipeline.stages.encode import EncodeJob, process
 from pipeline.stages.history import History
 from pipeline.stages.job import JobSummary
@@ -66,8 +67,9 @@ def retry(
         if changed:
             archive.put(changed)
 
-    todo = [photos[key] for key in reasons if key in photos]
-    log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": len(todo)})
-    summary = process(job, todo, commit, on_progress, history=history, should_stop=should_stop)
-    summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - len(todo), clock.elapsed_s
+    work = Work(todo={key: photos[key] for key in reasons if key in photos})
+    num_todo = len(work.todo)
+    log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": num_todo})
+    summary = process(job, work, commit, on_progress, history=history, should_stop=should_stop)
+    summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - num_todo, clock.elapsed_s
     return summary

@@ -144,7 +144,7 @@ def test_a_job_that_read_an_earlier_version_does_not_win(job: EncodeJob, tmp_pat
             assert Archive.open(job.archive).commit([newer[0], other["same.jpg"]]) == 2
         archive.commit(rows, seen=work.seen)
 
-    summary = process(replace(job, block_photos=16), work.todo, commit, work=work)
+    summary = process(replace(job, block_photos=16), work, commit)
     assert summary.num_new == 2
     assert rows_of(job)["new.jpg"] == newer[0]
     assert rows_of(job)["same.jpg"] == other["same.jpg"]

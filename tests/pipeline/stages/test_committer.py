@@ -13,15 +13,22 @@ import pytest
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.errors import StorageError
-from pipeline.records import EncodedPhoto
+from pipeline.records import EncodedPhoto, Photo
 from pipeline.stages.changes import Work
 from pipeline.stages.committer import Commit, Committer, Refer
 from pipeline.stages.history import History
 from tests.pipeline.archive.test_archive import row
 
+NUM_PHOTOS = 1004
 
-def committer(commit: Commit, interval_s: float = 60.0, refer: Refer | None = None) -> Committer:
-    return Committer(commit, refer, Work(todo=[]), interval_s, History())
+
+def all_work() -> Work:
+    """Photos `a` to `d`, `0` to `999`."""
+    return Work(todo={key: Photo(key=key, uri=f"/{key}", size_bytes=1) for key in [*"abcd", *map(str, range(1000))]})
+
+
+def committer(commit: Commit, interval_s: float = 60.0, refer: Refer | None = None, work: Work | None = None) -> Committer:
+    return Committer(commit, refer, work or all_work(), interval_s, History())
 
 
 def wait_until(happened: Callable[[], bool], within_s: float = 20.0) -> float:
@@ -66,7 +73,7 @@ def test_rows_are_committed_in_time_on_s3(s3_url: str) -> None:
 def test_what_blocks_take_of_the_interval_rows_do_not_wait(block_s: float, least_s: float, most_s: float) -> None:
     began_s: list[float] = []
     history = History(longest_block_s=block_s)
-    with Committer(lambda rows: began_s.append(time.monotonic()), None, Work(todo=[]), 4.0, history) as gathering:
+    with Committer(lambda rows: began_s.append(time.monotonic()), None, all_work(), 4.0, history) as gathering:
         gathering.add([row("a")])
         wait_until(lambda: len(began_s) == 1)
         gathering.add([row("b")])
@@ -87,7 +94,7 @@ def test_the_first_rows_do_not_wait_and_others_come_in_while_they_are_committed(
         wait_until(lambda: commits == [["a"]])
         gathering.add([row("b"), row("a")])  # a block that ran twice
         gathering.add([row("c")])
-        assert gathering.progress(3).num_done == 3
+        assert gathering.progress(NUM_PHOTOS).num_done == 3
         may_end.set()
         gathering.flush()
         assert commits == [["a"], ["b", "c"]]
@@ -101,8 +108,8 @@ def test_no_more_than_two_shards_are_in_memory() -> None:
         sizes.append(sum(len(r.image or b"") for r in rows))
         may_end.wait()
 
-    half = bytes(SHARD_BYTES // 2 + 1)
-    with committer(commit) as gathering:
+    half, work = bytes(SHARD_BYTES // 2 + 1), all_work()
+    with committer(commit, work=work) as gathering:
 
         def add() -> None:
             for i in range(8):
@@ -110,9 +117,9 @@ def test_no_more_than_two_shards_are_in_memory() -> None:
 
         loop = threading.Thread(target=add)
         loop.start()
-        wait_until(lambda: len(gathering.keys) >= 3)
+        wait_until(lambda: NUM_PHOTOS - len(work.todo) >= 3)
         loop.join(0.5)
-        assert loop.is_alive() and len(gathering.keys) in (3, 4)
+        assert loop.is_alive() and NUM_PHOTOS - len(work.todo) in (3, 4)
         may_end.set()
         # Enough for a shard is committed though the minute of the interval is not over.
         loop.join(20)
@@ -128,7 +135,8 @@ def test_an_error_of_a_commit_reaches_the_caller_as_it_came(interval_s: float) -
     def commit(rows: list[EncodedPhoto]) -> None:
         raise error
 
-    gathering = committer(commit, interval_s)
+    work = all_work()
+    gathering = committer(commit, interval_s, work=work)
 
     def loop() -> None:
         with gathering:
@@ -139,7 +147,7 @@ def test_an_error_of_a_commit_reaches_the_caller_as_it_came(interval_s: float) -
     with pytest.raises(StorageError) as caught:
         loop()
     assert caught.value is error
-    assert len(gathering.keys) < 1000
+    assert "999" in work.todo
     assert not any(thread.name == "commit" for thread in threading.enumerate())
 
 
@@ -167,15 +175,16 @@ def test_references_are_asked_for_until_their_row_is_there_and_can_be_given_up()
         return [r for r in rows if r.same_as not in committed]
 
     committed: list[str] = []
-    with committer(lambda rows: committed.extend(r.key for r in rows), refer=refer) as gathering:
+    work = Work(todo={key: photo for key, photo in all_work().todo.items() if key in "abd"})
+    with committer(lambda rows: committed.extend(r.key for r in rows), refer=refer, work=work) as gathering:
         gathering.add([replace(row("b"), same_as="a"), replace(row("d"), same_as="c")])
         gathering.flush()
         gathering.add([row("a")])
         gathering.flush()
         assert asked == [["b", "d"], ["b", "d"]]
-        assert (gathering.summary.num_shared, set(gathering.keys)) == (1, {"a", "b", "d"})
+        assert (gathering.summary.num_shared, set(work.todo)) == (1, set())
         gathering.release()
-        assert set(gathering.keys) == {"a", "b"}
+        assert set(work.todo) == {"d"}
         gathering.add([row("d")])
     assert committed == ["a", "d"]
     assert (gathering.summary.num_new, gathering.summary.num_shared) == (3, 1)
