@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import PhotoarkError
+from pipeline.errors import PhotoarkError, SettingError
 
 if TYPE_CHECKING:
     from cluster.driver_watch import Sample
@@ -24,12 +24,17 @@ _PARTS = 10
 
 def bench_flat(
     rows: Annotated[int, typer.Option(help="Photos to encode.")] = 100_000,
-    actors: Annotated[int, typer.Option(help="Simulated GPUs, which take no time.")] = 2,
+    actors: Annotated[int, typer.Option(help="Simulated GPUs.")] = 2,
+    rows_per_s: Annotated[
+        float, typer.Option(help="What they do together, where that is less than reading could. 0: they take no time.")
+    ] = 0.0,
     out: Annotated[Path | None, typer.Option(help="File for the JSON line.")] = None,
 ) -> None:
-    """Encode many tiny photos with a codec that does nothing, and watch the driver's memory; the last line is a JSON object."""
+    """Encode many tiny photos with a codec that only waits, and watch the driver's memory; the last line is a JSON object."""
+    if rows < 1 or actors < 1 or rows_per_s < 0:
+        raise SettingError("--rows and --actors are at least 1, and --rows-per-s is not negative")
     with tempfile.TemporaryDirectory() as folder:
-        samples, elapsed_s = _run(Path(folder), rows, actors)
+        samples, elapsed_s = _run(Path(folder), rows, actors, rows_per_s)
     # Of each tenth the last look.
     tenths = [[one for one in samples if one.num_done <= rows * part / _PARTS][-1] for part in range(1, _PARTS + 1)]
     for one in tenths:
@@ -44,7 +49,8 @@ def bench_flat(
         f"{slopes['store_bytes']:.0f} bytes; {rows / elapsed_s:.0f} rows/s"
     )
     result = {
-        "rows": rows, "actors": actors, "rows_per_s": round(rows / elapsed_s, 1), "samples": [asdict(one) for one in tenths],
+        "rows": rows, "actors": actors, "wanted_rows_per_s": rows_per_s, "rows_per_s": round(rows / elapsed_s, 1),
+        "samples": [asdict(one) for one in tenths],
         "bytes_per_row": {name: round(slope, 1) for name, slope in slopes.items()},
     }  # fmt: skip
     line = json.dumps(result)
@@ -53,7 +59,7 @@ def bench_flat(
     typer.echo(line)
 
 
-def _run(folder: Path, rows: int, actors: int) -> tuple[list[Sample], float]:
+def _run(folder: Path, rows: int, actors: int, rows_per_s: float) -> tuple[list[Sample], float]:
     from cluster.connect import connected
     from cluster.driver_watch import watched_driver
     from jobs.bench_store import photo
@@ -62,13 +68,14 @@ def _run(folder: Path, rows: int, actors: int) -> tuple[list[Sample], float]:
     from pipeline.stages.encode import EncodeJob, encode
 
     data = photo(MEGAPIXELS)
+    s_per_megapixel = actors / rows_per_s / MEGAPIXELS if rows_per_s else 0.0
     for i in range(rows):
         path = folder / "photos" / f"{i // 1000:04d}" / f"{i % 1000:03d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     job = EncodeJob(
         source=str(folder / "photos"), archive=str(folder / "archive"), ladder=(CodecAt(NAME),),
-        codecs=SimulatedCodecs(0.0), read_pixels=SimulatedPixels(0.0, 0.0),
+        codecs=SimulatedCodecs(s_per_megapixel), read_pixels=SimulatedPixels(0.0, 0.0),
     )  # fmt: skip
     with connected(num_gpus=actors), watched_driver() as watch:
         summary = encode(job, lambda progress: watch.note(progress.num_done))

@@ -11,7 +11,7 @@ import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.stages.resources import DEFAULT_POOL, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
+from pipeline.stages.resources import DEFAULT_POOL, READ_AHEAD, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
 from pipeline.stages.shape import read_shape
 from pipeline.stages.work import TRIES_TOGETHER
 
@@ -69,6 +69,8 @@ def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Left to itself Ray Data reads until its half of all object stores is full; the driver keeps notes of each block there.
+    context.downstream_capacity_backpressure_ratio = READ_AHEAD
     # A block that failed does not end the job: what is missing at the end is done photo by photo, and told then.
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -76,6 +78,8 @@ def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | 
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
     # What Ray Data waits for before it lets a pool grow again, in calls an actor; by default more than we let it hold.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = TASKS_IN_FLIGHT / CALLS_AT_ONCE
+    # A pool keeps its size until its inputs are spent: who waits a moment for a block would else end, and load its model anew.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     return plan_pool(read_shape(), device=device, num_photos=num_photos, options=options)
 
 

@@ -17,6 +17,8 @@ MIN_BLOCK_PHOTOS = 4
 TASKS_IN_FLIGHT = 3
 """Blocks that an actor holds: one in the codec, one whose pixels are decoded, one on its way. What it holds cannot go to an
 actor that comes later, so no more."""
+READ_AHEAD = 3.0
+"""Bytes that are read before an actor can hold them, for each byte that actors hold."""
 SOURCE_BYTES_PER_S = 800_000
 """JPEGs, a quarter of a byte a pixel, that a codec is through with in a second, for each photo that it has at once: 150 ms a
 megapixel on a GPU, for the paper's model on an A100, where two are on their way; on a core, 400 ms for `ditic-small`, 200 for
@@ -105,8 +107,8 @@ class PoolPlan:
         return max(MIN_BLOCK_BYTES, int(SOURCE_BYTES_PER_S * at_once * seconds))
 
     def in_flight_bytes(self, block_bytes: int) -> int:
-        """Most source bytes that wait in object stores for the actors of the whole pool."""
-        return self.max_actors * self.tasks_in_flight * block_bytes
+        """Most source bytes that are in object stores for the actors of the whole pool, once these work."""
+        return int(self.max_actors * self.tasks_in_flight * (1 + READ_AHEAD) * block_bytes)
 
 
 def plan_pool(

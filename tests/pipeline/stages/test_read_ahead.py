@@ -1,0 +1,46 @@
+"""Photos are read a little ahead of the codec, and no further: what waits must not grow with the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.bench_store import photo
+from jobs.simulated_codec import NAME, SimulatedCodecs
+from pipeline.archive.commit import Archive
+from pipeline.codecs.points import CodecAt
+from pipeline.stages.encode import EncodeJob, encode
+
+NUM_PHOTOS = 1200
+BLOCK_PHOTOS = 4
+MEGAPIXELS = 0.003
+BLOCK_S = 0.03
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_most_photos_are_not_read_before_their_time_comes(tmp_path: Path) -> None:
+    source, data = tmp_path / "photos", photo(MEGAPIXELS)
+    source.mkdir()
+    for i in range(NUM_PHOTOS):
+        (source / f"{i:04d}.jpg").write_bytes(data)
+    job = EncodeJob(
+        source=str(source), archive=str(tmp_path / "archive"), ladder=(CodecAt(NAME),), block_photos=BLOCK_PHOTOS,
+        codecs=SimulatedCodecs(BLOCK_S / BLOCK_PHOTOS / MEGAPIXELS),
+    )  # fmt: skip
+    left = 0
+
+    def take_away(num_done: int) -> None:
+        """Half-way, all photos: of those that still come out, the bytes had been read."""
+        nonlocal left
+        if num_done >= NUM_PHOTOS / 2 and not left:
+            left = NUM_PHOTOS - num_done
+            for path in source.iterdir():
+                path.unlink()
+
+    summary = encode(job, lambda progress: take_away(progress.num_done))
+    # While the actor started, reading had nothing to keep pace with: hence not a few blocks, but far from all that was left.
+    read_before = summary.num_encoded - (NUM_PHOTOS - left)
+    assert 0 < read_before < 0.75 * left
+    assert summary.num_failed == left - read_before
+    assert len(Archive.open(job.archive).keys()) == NUM_PHOTOS
