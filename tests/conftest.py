@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,8 +43,18 @@ def ray_session(s3_server: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """A real HTTP S3 server; its address and credentials are in the environment, where boto3's chain looks."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
 
+    # moto looks whether there is such an object, and then writes it; S3 does both in one step, which the log relies on.
+    turn, put_object = threading.Lock(), S3Response.put_object
+
+    def put_one_by_one(response: S3Response) -> Any:
+        with turn:
+            return put_object(response)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(S3Response, "put_object", put_one_by_one)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -63,6 +75,7 @@ def s3_server() -> Iterator[str]:
         else:
             os.environ[name] = value
     server.stop()
+    patch.undo()
 
 
 @pytest.fixture
