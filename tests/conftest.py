@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from typing import Any
 import pytest
 
 PHOTOS = Path(__file__).parent / "photos"
+
+
+def pytest_configure() -> None:
+    """Let tests send Ctrl-C: a shell that starts them in the background has them, and all that they start, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
