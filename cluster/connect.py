@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ import ray
 from pipeline.stages.resources import available_cores
 
 _OBJECT_STORE_BYTES = 2 << 30
+_THREADS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch", "alone-")
+"""How names begin of threads that Ray Data and `pipeline.stages.isolation` start, and tell to end, but do not wait for."""
 
 
 @contextmanager
@@ -67,10 +70,11 @@ def joins(address: str | None) -> bool:
 
 
 def _await_threads() -> None:
-    """Let Ray Data's threads end: one that asks for something when Ray is gone ends the process, before anybody says why."""
+    """Let threads that use Ray end: one that asks for something when Ray is gone ends the process, before anybody says why."""
+    end_s = time.monotonic() + 10
     for thread in threading.enumerate():
-        if thread.name == "iter_threaded":
-            thread.join(timeout=10)
+        if thread.name.startswith(_THREADS):
+            thread.join(timeout=max(0, end_s - time.monotonic()))
 
 
 def _keep_token_private() -> None:

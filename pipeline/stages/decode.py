@@ -63,7 +63,8 @@ def decode(
     """Restore photos of `job.archive` as files below `job.destination`.
 
     Args:
-        should_stop: asked after every block and, in the main thread, every second; once it says so, the job ends, `stopped`.
+        should_stop: asked after every block and several times a second, from several threads; once it says so, the job ends,
+            `stopped`.
 
     Raises:
         ArchiveNotFoundError: there is no archive.

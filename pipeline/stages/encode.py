@@ -171,8 +171,8 @@ def encode(
 
     Args:
         history: takes up what was done when.
-        should_stop: asked after every block and, in the main thread, every second; once it says so, the job commits what is
-            finished and ends, `stopped`.
+        should_stop: asked after every block and several times a second, from several threads; once it says so, the job
+            commits what is finished and ends, `stopped`.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.

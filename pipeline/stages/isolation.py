@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,16 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import PhotoarkError
 from pipeline.stages.resources import PoolPlan
+from pipeline.stages.until import raise_if_over
 from pipeline.stages.work import TRIES_ALONE, TRIES_TOGETHER
 
 log = logging.getLogger(__name__)
+_LOOK_S = 0.2
 
 
 def each_alone(
     worker: type, settings: object, plan: PoolPlan, tables: Mapping[str, Callable[[], pa.Table]]
-) -> Iterator[tuple[str, int, pa.Table | str]]:
+) -> Generator[tuple[str, int, pa.Table | str], None, None]:
     """Give `worker` (made with `settings`) each of `tables` by itself.
 
     Args:
@@ -82,7 +84,12 @@ class _Lanes:
             threading.Thread(target=self._run, name=f"alone-{i}", daemon=True).start()
 
     def next(self) -> tuple[str, int, pa.Table | str]:
-        found = self._done.get()
+        while True:
+            try:
+                found = self._done.get(timeout=_LOOK_S)
+                break
+            except queue.Empty:
+                raise_if_over()
         if isinstance(found, PhotoarkError):
             raise found
         return found

@@ -13,6 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.stages.resources import DEFAULT_POOL, READ_AHEAD, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
 from pipeline.stages.shape import read_shape
+from pipeline.stages.until import StopCallback
 from pipeline.stages.work import TRIES_TOGETHER
 
 CALLS_AT_ONCE = 2
@@ -71,6 +72,8 @@ def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | 
     context.print_on_execution_start = False
     # Left to itself Ray Data reads until its half of all object stores is full; the driver keeps notes of each block there.
     context.downstream_capacity_backpressure_ratio = READ_AHEAD
+    if StopCallback not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(StopCallback)
     # A block that failed does not end the job: what is missing at the end is done photo by photo, and told then.
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from jobs.bench_store import photo
+from jobs.simulated_codec import NAME, SimulatedCodecs
 from pipeline.archive.commit import Archive
 from pipeline.archive.verify import verify
+from pipeline.codecs.points import CodecAt
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
+from pipeline.stages.isolation import each_alone
+from pipeline.stages.job import JobSummary, prepare
 from pipeline.stages.repair import repair
 from pipeline.stages.until import until
 from pipeline.storage import Storage
@@ -116,21 +125,88 @@ def test_a_repair_stops_and_goes_on_with_what_is_damaged(tmp_path: Path) -> None
     assert verify(Archive.open(job.archive)).is_clean
 
 
-def test_a_stream_ends_while_nothing_comes() -> None:
-    ended = []
+@pytest.fixture
+def endless(tmp_path: Path) -> EncodeJob:
+    """Forty photos, of which none will be done in the time of a test."""
+    source, data = tmp_path / "photos", photo(0.01)
+    source.mkdir()
+    for i in range(40):
+        (source / f"{i:02d}.jpg").write_bytes(data)
+    return EncodeJob(
+        source=str(source), archive=str(tmp_path / "archive"), ladder=(CodecAt(NAME),), block_photos=1,
+        codecs=SimulatedCodecs(600 / 0.01),
+    )  # fmt: skip
 
-    def stream() -> Iterator[int]:
-        try:
-            yield 1
-            time.sleep(60)
-            yield 2
-        finally:
-            ended.append(True)
 
-    started_s = time.monotonic()
-    assert list(until(lambda: time.monotonic() - started_s > 0.5, stream())) == [1]
-    assert time.monotonic() - started_s < 10
-    assert ended
+def executors() -> list[str]:
+    """Ray Data's, that run: one that is left over can end the process when Ray goes."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 5.0])
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_a_job_ends_at_its_limit_while_nothing_comes(endless: EncodeJob, after_s: float, in_main_thread: bool) -> None:
+    asked_s: list[float] = []
+
+    def should_stop() -> bool:
+        asked_s.append(time.monotonic())
+        return asked_s[-1] >= asked_s[0] + after_s
+
+    summaries: list[JobSummary] = []
+
+    def run() -> None:
+        summaries.append(encode(endless, should_stop=should_stop))
+
+    if in_main_thread:
+        run()
+    else:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    took_s = time.monotonic() - asked_s[0]
+    assert [(summary.stopped, summary.num_new) for summary in summaries] == [(True, 0)]
+    assert after_s <= took_s < after_s + 30
+    assert executors() == []
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("after_s", [0.05, 5.0])
+def test_ctrl_c_ends_a_job_while_nothing_comes(endless: EncodeJob, after_s: float) -> None:
+    asked_s: list[float] = []
+
+    def should_stop() -> bool:
+        if not asked_s:
+            threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+        asked_s.append(time.monotonic())
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(endless, should_stop=should_stop)
+    assert time.monotonic() - asked_s[0] < after_s + 30
+    assert executors() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Hanging:
+    """A worker that never answers."""
+
+    def __init__(self, _: object) -> None:
+        pass
+
+    def __call__(self, _: pa.Table) -> pa.Table:
+        time.sleep(600)
+        raise AssertionError
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_photos_that_are_done_alone_stop_at_a_limit_too() -> None:
+    plan = prepare("cpu")
+    end_s = time.monotonic() + 5
+    alone = each_alone(Hanging, None, plan, {"a": lambda: pa.table({})})
+    with closing(alone):
+        assert list(until(lambda: time.monotonic() > end_s, alone)) == []
+    assert 0 <= time.monotonic() - end_s < 10
 
 
 def test_a_stream_is_all_there_when_nobody_stops_it_and_its_errors_are_its_own() -> None:
