@@ -222,7 +222,7 @@ def encoded_from_table(table: pa.Table) -> list[EncodedPhoto]:
     """
     try:
         return [_encoded_from(record) for record in table.to_pylist()]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ArchiveDamagedError(f"a row is none that was written here: {error}") from error
 
 

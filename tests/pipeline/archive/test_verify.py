@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
@@ -16,6 +17,7 @@ from deltalake.transaction import AddAction
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.compare import Comparer
+from pipeline.archive.lookup import find
 from pipeline.archive.schema import parquet_options
 from pipeline.archive.shard_check import DamageKind
 from pipeline.archive.shard_reader import read_shard
@@ -218,6 +220,18 @@ def test_a_legacy_name_proves_nothing_and_a_shard_of_another_writer_is_read(arch
     other.write_bytes(other.read_bytes().replace(b"05.jpg", b"06.jpg"))  # in statistics and pages alike
     report = verified(archive)
     assert {d.shard for d in report.damages} == {written}
+
+
+def test_a_date_that_no_calendar_has_is_damage(archive: Archive) -> None:
+    path = spoilt(archive)
+    table = pq.read_table(path)
+    dates = pa.array([2**62] * table.num_rows, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    other = folder(archive) / f"photos-{'0' * 32}.parquet"
+    pq.write_table(table.set_column(table.column_names.index("modified_at"), "modified_at", dates), other, **parquet_options())
+    replace_in_log(archive, path.name, other)
+    with pytest.raises(ArchiveDamagedError):
+        find(archive, "05.jpg")
+    assert hurt(verified(archive)) == SPOILT
 
 
 def replace_in_log(archive: Archive, old: str, new: Path) -> str:
