@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import ray.data
+from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.stages.resources import DEFAULT_POOL, READ_AHEAD, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
@@ -72,6 +74,8 @@ def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | 
     context.print_on_execution_start = False
     # Left to itself Ray Data reads until its half of all object stores is full; the driver keeps notes of each block there.
     context.downstream_capacity_backpressure_ratio = READ_AHEAD
+    # Every 5 s Ray Data would send an actor of its own notes of all blocks that were ever done, 0.4 KB each.
+    BatchIterator.UPDATE_METRICS_INTERVAL_S = math.inf
     if StopCallback not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(StopCallback)
     # A block that failed does not end the job: what is missing at the end is done photo by photo, and told then.

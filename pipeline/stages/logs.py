@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.logs import LogOptions, start_logs
 from pipeline.stages.work import ATTEMPT, STAGE, TRIES_TOGETHER, WORK, where
@@ -37,6 +38,8 @@ def log_rows(table: pa.Table, tries_before: int = 0) -> None:
     Args:
         tries_before: at the photos of this table, by this job, which Ray does not know of.
     """
+    if _is_nothing_to_tell(table):
+        return
     names = [name for name in ("key", "reason", STAGE, ATTEMPT, WORK) if name in table.column_names]
     place: dict[str, Any] = {}
     for i, row in enumerate(table.select(names).to_pylist()):
@@ -49,3 +52,9 @@ def log_rows(table: pa.Table, tries_before: int = 0) -> None:
         if row[STAGE] is not None:
             told = {"key": row["key"], "stage": row[STAGE], "reason": row["reason"]}
             log.warning("photo failed", extra=told | tries | place)
+
+
+def _is_nothing_to_tell(table: pa.Table) -> bool:
+    """As of most tables; found out without making Python objects of them."""
+    did_all_pass = table[STAGE].null_count == table.num_rows
+    return did_all_pass and not log.isEnabledFor(logging.DEBUG) and not pc.any(pc.equal(table[ATTEMPT], TRIES_TOGETHER)).as_py()

@@ -98,5 +98,5 @@ def with_ends(rows: pa.Table, stages: Sequence[str | None], attempt: int) -> pa.
 
 def split_work(table: pa.Table) -> tuple[pa.Table, list[BlockWork]]:
     """Inverse of `with_work`, for the rows of any number of calls."""
-    held = table[WORK].drop_null().to_pylist()
-    return table.drop_columns([WORK, STAGE, ATTEMPT]), [BlockWork(**record) for record in held]
+    done = [BlockWork(**record) for record in table[WORK].to_pylist() if record is not None]
+    return table.drop_columns([WORK, STAGE, ATTEMPT]), done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ray.data._internal.stats import _StatsManager
 
 from jobs.bench_store import photo
 from jobs.simulated_codec import NAME, SimulatedCodecs
@@ -44,3 +45,17 @@ def test_most_photos_are_not_read_before_their_time_comes(tmp_path: Path) -> Non
     assert 0 < read_before < 0.75 * left
     assert summary.num_failed == left - read_before
     assert len(Archive.open(job.archive).keys()) == NUM_PHOTOS
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_notes_of_all_blocks_are_not_sent_about_while_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(8):
+        (tmp_path / "photos" / f"{i}.txt").write_bytes(bytes([i]) * 300)
+    job = EncodeJob(source=str(tmp_path / "photos"), archive=str(tmp_path / "archive"), codec="original", block_photos=2)
+    sent: list[object] = []
+    monkeypatch.setattr(_StatsManager, "update_iteration_metrics", lambda stats, *_: sent.append(stats))
+    sent_then: list[int] = []
+    encode(job, lambda _: sent_then.append(len(sent)))
+    assert sent_then == [0] * 4
+    assert sent, "Ray Data has another name for it"
