@@ -39,7 +39,9 @@ def bench_codec(
     plain: Annotated[
         bool, typer.Option("--plain", help="The plain way alone: float32, eager, one photo at a time; integers in float64.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON, which is the last line of the output too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File for the JSON, which is the last line of the output too.")
+    ] = None,
 ) -> None:
     """Measure a neural codec by stage and as a whole, beside the plain way; the last line is a JSON object."""
     from pipeline.codecs.ditic.device import choose_device

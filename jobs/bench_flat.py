@@ -28,7 +28,7 @@ def bench_flat(
     rows_per_s: Annotated[
         float, typer.Option(help="What they do together, where that is less than reading could. 0: they take no time.")
     ] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="File for the JSON line.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for the JSON line.")] = None,
 ) -> None:
     """Encode many tiny photos with a codec that only waits, and watch the driver's memory; the last line is a JSON object."""
     if rows < 1 or actors < 1 or rows_per_s < 0:

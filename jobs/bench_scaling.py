@@ -48,7 +48,7 @@ def bench_scaling(
     photos_per_s: Annotated[
         float, typer.Option(help="Small photos a second at which the driver's overhead is measured, besides; 0: not.")
     ] = 100.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for scaling.json and scaling.png.")] = None,
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for scaling.json and scaling.png.")] = None,
 ) -> None:
     """Measure efficiency against the ideal, and model 100 and 1,000 GPUs from it; the last line is a JSON object."""
     from jobs.simulated_codec import SimulatedPixels
