@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from pipeline.interrupt import Interrupt
 from pipeline.stages.resources import available_cores
 
 _OBJECT_STORE_BYTES = 2 << 30
@@ -55,9 +56,9 @@ def connected(
         _keep_token_private()
     # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _quiet_stderr():  # it announces even that setting
-        ray.init(**options)
     try:
+        with Interrupt().held_back(), _quiet_stderr():  # Ray announces even that setting
+            ray.init(**options)
         yield
     finally:
         _await_threads()

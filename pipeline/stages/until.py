@@ -7,15 +7,13 @@ something when Ray is gone ends the process with exit code 1 and without a word.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
 from typing import TypeVar
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+from pipeline.interrupt import Interrupt
 
 T = TypeVar("T")
 
@@ -37,7 +35,7 @@ def until(should_stop: Callable[[], bool], stream: Iterator[T]) -> Iterator[T]:
     Raises:
         KeyboardInterrupt: Ctrl-C, in the main thread; `stream` has ended.
     """
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
 
     def is_over() -> bool:
         return interrupt.has_come or should_stop()
@@ -45,16 +43,12 @@ def until(should_stop: Callable[[], bool], stream: Iterator[T]) -> Iterator[T]:
     while True:
         token = _is_over.set(is_over)
         try:
-            with interrupt.held():
+            with interrupt.held_back():
                 item = next(stream)
         except (StopIteration, TimeIsUpError):
-            if interrupt.has_come:
-                raise KeyboardInterrupt from None
             return
         finally:
             _is_over.reset(token)
-        if interrupt.has_come:
-            raise KeyboardInterrupt
         yield item
         if should_stop():
             return
@@ -83,29 +77,3 @@ class StopCallback(ExecutionCallback):
         """End the stream, if it is time: what is raised here, in Ray Data's thread, comes out where the next item would."""
         if self._is_over():
             raise TimeIsUpError
-
-
-class _Interrupt:
-    """Ctrl-C, noted instead of raised."""
-
-    def __init__(self) -> None:
-        self.has_come = False
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Only note it, the first time that it comes in this block."""
-        # Signals come to the main thread alone, and what somebody else does with them is theirs.
-        is_ours = threading.current_thread() is threading.main_thread()
-        if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.has_come:
-            signal.default_int_handler(number, frame)
-        self.has_come = True

@@ -29,3 +29,31 @@ def test_a_ray_that_somebody_else_started_here_is_left_alone(tmp_path: Path, mon
         run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False)
         assert run.returncode == 0, run.stderr
         assert run.stdout.strip() not in ("", theirs.address)
+
+
+_INTERRUPTED = """
+import os, signal
+import ray
+from cluster.connect import connected
+
+start = ray.init
+
+def init(**options):
+    os.kill(os.getpid(), signal.SIGINT)
+    start(**options)
+    print("started")
+
+ray.init = init
+try:
+    with connected():
+        print("worked")
+except KeyboardInterrupt:
+    print("interrupted, running:", ray.is_initialized())
+"""
+
+
+def test_ctrl_c_waits_until_ray_has_started_and_stops_it_then() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["started", "interrupted, running: False"]
