@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,11 @@ def connected(
         _keep_token_private()
     # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
+    with ExitStack() as at_end:
         with Interrupt().held_back(), _quiet_stderr():  # Ray announces even that setting
             ray.init(**options)
+            at_end.callback(_stop)
         yield
-    finally:
-        _await_threads()
-        ray.shutdown()
 
 
 def joins(address: str | None) -> bool:
@@ -70,12 +68,13 @@ def joins(address: str | None) -> bool:
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
-def _await_threads() -> None:
-    """Let threads that use Ray end: one that asks for something when Ray is gone ends the process, before anybody says why."""
+def _stop() -> None:
+    # A thread that asks for something when Ray is gone ends the process, before anybody says why: let them end.
     end_s = time.monotonic() + 10
     for thread in threading.enumerate():
         if thread.name.startswith(_THREADS):
             thread.join(timeout=max(0, end_s - time.monotonic()))
+    ray.shutdown()
 
 
 def _keep_token_private() -> None:

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
+from cluster.connect import connected
 from tests.cluster.machines import machines
 
 
@@ -57,3 +59,10 @@ def test_ctrl_c_waits_until_ray_has_started_and_stops_it_then() -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["started", "interrupted, running: False"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_ray_that_this_process_uses_already_is_not_stopped() -> None:
+    with pytest.raises(RuntimeError, match="twice"), connected():
+        raise AssertionError
+    assert ray.is_initialized()
