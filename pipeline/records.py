@@ -38,6 +38,62 @@ class KeepOriginal(StrEnum):
     """And beside each bitstream its source file."""
 
 
+class SkipReason(StrEnum):
+    """Why the listing of a source leaves an entry out."""
+
+    NOT_INCLUDED = "not_included"
+    """No pattern of `--include` matches it."""
+    EXCLUDED = "excluded"
+    """A pattern of `--exclude` matches it."""
+    EXCLUDED_BY_DEFAULT = "excluded_by_default"
+    """A thumbnail, a bin or a desktop's notes (`sources.selection.DEFAULT_EXCLUDES`)."""
+    NO_PHOTO = "no_photo"
+    """It is no photo, and only photos were asked for."""
+    ARCHIVE = "archive"
+    """A shard or the log of an archive that lies in the source."""
+    LISTED_ALREADY = "listed_already"
+    """A link to a folder whose files are listed under another name, or that holds the source itself."""
+    SPECIAL_FILE = "special_file"
+    """A pipe, a socket or a device."""
+    FOLDER_MARKER = "folder_marker"
+    """An empty object of an object store that stands for a folder."""
+    UNREADABLE_FOLDER = "unreadable_folder"
+    """A folder that cannot be listed: photos may be missing."""
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nothing that should be stored can be missing for it."""
+        return self is not SkipReason.UNREADABLE_FOLDER
+
+    def __str__(self) -> str:
+        """In words, behind a count."""
+        return _SKIP_WORDS[self]
+
+
+_SKIP_WORDS = {
+    SkipReason.NOT_INCLUDED: "not matched by --include",
+    SkipReason.EXCLUDED: "excluded by --exclude",
+    SkipReason.EXCLUDED_BY_DEFAULT: "excluded by default (thumbnails, bins, desktop files; --no-default-excludes takes them)",
+    SkipReason.NO_PHOTO: "no photos (--photos-only)",
+    SkipReason.ARCHIVE: "files of an archive inside the source",
+    SkipReason.LISTED_ALREADY: "links to folders that are listed already",
+    SkipReason.SPECIAL_FILE: "pipes, sockets or devices",
+    SkipReason.FOLDER_MARKER: "empty objects that mark folders",
+    SkipReason.UNREADABLE_FOLDER: "folders that cannot be read; photos in them are missing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Entries of a source that are left out for one reason."""
+
+    reason: SkipReason
+    num_entries: int
+    """Files; for links and unreadable folders, the folders themselves."""
+    first: tuple[str, ...]
+    """Names of the first ones, with details where there are any."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photo:
     """One source file, as listed."""

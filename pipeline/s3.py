@@ -117,9 +117,7 @@ def list_objects(bucket: str, prefix: str, *, as_folder: bool = True) -> Iterato
         for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
             for item in page.get("Contents", ()):
                 found = True
-                # An object whose key ends so stands for a folder.
-                if not item["Key"].endswith("/"):
-                    yield item["Key"], item["Size"], item["LastModified"], item["ETag"].strip('"')
+                yield item["Key"], item["Size"], item["LastModified"], item["ETag"].strip('"')
     except ClientError as error:
         if error.response["Error"]["Code"] in ("NoSuchBucket", "404"):
             raise FileNotFoundError(bucket) from error

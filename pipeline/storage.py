@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from pyarrow import fs
 
 from pipeline import s3
 from pipeline.errors import SettingError, StorageError, redacted
+from pipeline.local_files import FolderRefusal, OnSkip, walk
+from pipeline.records import SkipReason
 
 # A user, with or without a password (which may have slashes, where a host may have a port), or a signature.
 _WITH_CREDENTIALS = re.compile(
@@ -88,20 +89,27 @@ class Storage:
         """Full URL of a relative path."""
         return f"{self.url}/{path}" if path else self.url
 
-    def list(self) -> Iterator[StoredFile]:
-        """Every file under the root, recursively, in the order of the store.
+    def list(self, on_skip: OnSkip = lambda *_: None, folder_refusal: FolderRefusal = lambda _: None) -> Iterator[StoredFile]:
+        """Every file under the root, recursively, in the order of the store; links to folders are followed once.
+
+        Args:
+            on_skip: called with each entry that is no file, and with each folder that cannot be listed.
+            folder_refusal: says why a link to a folder is not to be followed.
 
         Raises:
             StorageError: the root does not exist or cannot be listed.
         """
         with self._failing("cannot be listed"):
             if self.is_local:
-                yield from self._list_local()
+                yield from self._list_local(on_skip, folder_refusal)
                 return
             if self.scheme == "s3":  # not pyarrow, which does not hand on the tags
                 bucket, prefix = _bucket_and_key(self.root)
                 for key, size, changed, etag in s3.list_objects(bucket, prefix):
                     path = key[len(prefix) + 1 :] if prefix else key
+                    if key.endswith("/") and not size:
+                        on_skip(SkipReason.FOLDER_MARKER, path or key)
+                        continue
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=changed, etag=etag)
                 return
             for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
@@ -111,23 +119,18 @@ class Storage:
                     modified = info.mtime.replace(tzinfo=info.mtime.tzinfo or UTC) if info.mtime else None
                     yield StoredFile(path=path, uri=self.uri(path), size_bytes=info.size, modified_at=modified)
 
-    def _list_local(self) -> Iterator[StoredFile]:
+    def _list_local(self, on_skip: OnSkip, folder_refusal: FolderRefusal) -> Iterator[StoredFile]:
         # Not pyarrow: it stops at the first name that is not UTF-8, and passes over links that lead nowhere.
         if not os.path.isdir(self.root):
             raise StorageError(f"{self.url} is not a folder")
-        for folder, folders, names in os.walk(self.root, onerror=_raise):
-            folders.sort()
-            for name in sorted(names):
-                full = os.path.join(folder, name)
-                path = os.fsencode(os.path.relpath(full, self.root)).decode("utf-8", "backslashreplace")
-                try:
-                    status = os.stat(full)
-                except FileNotFoundError:  # a link to nothing: listed, so that reading it says so
-                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=0, modified_at=None)
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    modified = _modified_at(status)
-                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=status.st_size, modified_at=modified)
+
+        def skip(reason: SkipReason, text: str) -> None:
+            on_skip(reason, _spelled(text))
+
+        for found, status in walk(self.root, skip, lambda folder: folder_refusal(_spelled(folder))):
+            path = _spelled(found)
+            size, modified = (0, None) if status is None else (status.st_size, _modified_at(status))
+            yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=modified)
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or a folder."""
@@ -236,7 +239,7 @@ class Storage:
                 try:
                     # A file of no name: of a file system in the network, its server's clock.
                     with tempfile.TemporaryFile(dir=self.root) as file:
-                        return _modified_at(os.fstat(file.fileno()))
+                        return _modified_at(os.fstat(file.fileno())) or datetime.now(UTC)
                 except OSError as error:
                     if error.errno not in (errno.EACCES, errno.EROFS):  # who may not write does not delete either
                         raise
@@ -305,8 +308,9 @@ def check_relative(path: str) -> str:
     return path
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _spelled(path: str) -> str:
+    """A local path as text: bytes that are not UTF-8 become `\\x..`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> None:
@@ -330,5 +334,9 @@ def _bucket_and_key(full: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _modified_at(status: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+def _modified_at(status: os.stat_result) -> datetime | None:
+    """Time of change; None outside of the years 1 to 9999, which some file systems can store."""
+    try:
+        return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -19,13 +19,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import GREATEST_KEY, SHARD_PREFIX
+from pipeline.archive.shard_reader import GREATEST_KEY
 from pipeline.archive.shard_writer import Shard
+from pipeline.archive_files import APP_ID, DESCRIPTION, SHARD_PREFIX
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
 from pipeline.storage import Storage, check_relative, told
 
-APP_ID = "photoark-encode"
-"""All writers use one id: that is what makes two commits at once conflict."""
 _FINGERPRINT = "photoark.fingerprint"
 _CHECKPOINT_COMMITS = "20"
 """Between checkpoints. delta-rs reads every commit since the last one several times a commit: with its 100, one takes twice as
@@ -91,7 +90,7 @@ class Log:
                     schema=schema,
                     mode="ignore",
                     storage_options=storage.delta_options(),
-                    description="Photos as bitstreams; made by photoark",
+                    description=DESCRIPTION,
                     configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
                 )
             log = cls(storage)

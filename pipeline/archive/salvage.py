@@ -18,8 +18,9 @@ from pipeline.archive.log import ShardInfo
 from pipeline.archive.references import holds, resolved
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_check import DamageKind, check_shard
-from pipeline.archive.shard_reader import GREATEST_KEY, SHARD_NAME
+from pipeline.archive.shard_reader import GREATEST_KEY
 from pipeline.archive.shard_writer import row_bytes
+from pipeline.archive_files import SHARD_NAME
 from pipeline.errors import ArchiveNotFoundError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage import Storage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.archive_files import SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, StorageError
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
@@ -21,9 +21,6 @@ from pipeline.storage import Storage
 if TYPE_CHECKING:
     from pipeline.archive.commit import Archive
 
-SHARD_PREFIX = "photos-"
-SHARD_NAME = re.compile(SHARD_PREFIX + r"([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
-"""What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
 GREATEST_KEY = chr(0x10FFFF)
 _MAX_ROWS = 1 << 20
 """Of a shard: `SHARD_BYTES` of the smallest rows are half as many."""

@@ -6,17 +6,14 @@ file below the table, and an archive may lie in a bucket beside photos.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import SHARD_NAME
+from pipeline.archive_files import PART_NAME, SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, SettingError
 
 DEFAULT_RETENTION_HOURS = 168
-_PART_NAME = re.compile(r"\.photos-[0-9a-f]+\.parquet\.[0-9a-f]+\.part")
-"""A shard that a process died over before all of it was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +52,7 @@ def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, 
     going = [
         file
         for file in files
-        if (file.path in free and SHARD_NAME.fullmatch(file.path)) or _PART_NAME.fullmatch(file.path)
+        if (file.path in free and SHARD_NAME.fullmatch(file.path)) or PART_NAME.fullmatch(file.path)
         # A shard can be written anew under the name it had; the log then tells the time it was replaced first.
         if not retention_hours or file.modified_at is None or file.modified_at <= now - timedelta(hours=retention_hours)
     ]

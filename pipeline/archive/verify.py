@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pipeline.archive.commit import Archive
 from pipeline.archive.references import holds
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
-from pipeline.archive.shard_reader import SHARD_NAME, read_shard
+from pipeline.archive.shard_reader import read_shard
+from pipeline.archive_files import LOG_FOLDER, SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, ArchiveError, PhotoarkError
 from pipeline.records import BLOB_COLUMNS, EncodedPhoto, Outcome
 from pipeline.storage import Storage
 
-_LOG_FOLDER = "_delta_log/"
 _ACTIONS = frozenset(("add", "commitInfo", "domainMetadata", "metaData", "protocol", "remove", "txn"))
 RowCheck = Callable[[EncodedPhoto], object]
 """Looks at one row; raises a `PhotoarkError` that says what is wrong with it."""
@@ -108,12 +108,12 @@ def verify(
     orphans = [
         Orphan(path=file.path, size_bytes=file.size_bytes)
         for file in files
-        if file.path not in named and not file.path.startswith(_LOG_FOLDER)
+        if file.path not in named and not file.path.startswith(LOG_FOLDER)
     ]
     if fault := archive.log.fault():
         # What a lost line of the log hurts are the photos of shards that lie there and that it no longer names.
         hidden = _keys_in(archive.storage, [orphan.path for orphan in orphans]) - shard_of.keys()
-        damages.append(Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(hidden)), what=fault))
+        damages.append(Damage(kind=DamageKind.LOG, shard=LOG_FOLDER, keys=tuple(sorted(hidden)), what=fault))
     return VerifyReport(
         num_shards=len(shards),
         num_rows=num_rows,
@@ -131,14 +131,14 @@ def verify_unopened(storage: Storage, error: ArchiveError) -> VerifyReport:
         ArchiveError: `error` itself, if there is nothing to read, or it can be opened by now.
     """
     paths = sorted(file.path for file in storage.list())
-    logs = [path for path in paths if path.startswith(_LOG_FOLDER)]
+    logs = [path for path in paths if path.startswith(LOG_FOLDER)]
     to_blame = [path for path in logs if path.endswith(".json") and not _is_log(storage.read(path))]
     keys = _keys_in(storage, paths)
     if not (logs or keys) or _opens(storage):
         raise error
     blamed = ", ".join(to_blame) or "the files of the log"
     what = f"{error.message}; bring {blamed} back from a copy, or let photoark salvage make a new archive of the shards"
-    damage = Damage(kind=DamageKind.LOG, shard=_LOG_FOLDER, keys=tuple(sorted(keys)), what=what)
+    damage = Damage(kind=DamageKind.LOG, shard=LOG_FOLDER, keys=tuple(sorted(keys)), what=what)
     return VerifyReport(num_shards=0, num_rows=0, num_decoded=0, damages=(damage,))
 
 

@@ -13,6 +13,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.compare import SourceVersion, difference, version_of
 from pipeline.archive.references import holds
 from pipeline.records import EncodedPhoto, Outcome, Photo
+from pipeline.sources.selection import DEFAULT_SELECTION, Selection
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,12 +42,14 @@ def find_work(
     photos: list[Photo],
     archive: Archive | None,
     *,
+    selection: Selection = DEFAULT_SELECTION,
     checksum: bool = False,
     may_share: Callable[[EncodedPhoto], bool] = lambda _: False,
 ) -> Work:
     """Hold every row of `archive` (None: there is none yet) against its photo.
 
     Args:
+        selection: what of the source `photos` are; rows that it does not take say nothing of what is gone.
         checksum: photos that look unchanged are to be read, and their SHA-256 decides.
         may_share: whether photos of the same bytes may share the stream of a row.
 
@@ -60,7 +63,7 @@ def find_work(
         photo = left.pop(row.key, None)
         is_changed = photo is not None and difference(row, photo) is not None
         if photo is None:
-            work.num_gone += 1
+            work.num_gone += selection.takes(row.key)
         elif is_changed or (checksum and row.source_sha256 is not None):
             work.seen[photo.key] = _version(row, photo)
             if is_changed and row.outcome is Outcome.FAILED:

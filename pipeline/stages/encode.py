@@ -44,8 +44,9 @@ from pipeline.records import (
     encoded_to_table,
     photos_to_table,
 )
-from pipeline.sources.folder import list_photos
+from pipeline.sources.folder import list_source
 from pipeline.sources.manifest import blocks
+from pipeline.sources.selection import DEFAULT_SELECTION, Selection
 from pipeline.stages.changes import Work, find_work
 from pipeline.stages.committer import Commit, Committer, Refer
 from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker, MakeCodecs, ReadPixels
@@ -84,6 +85,8 @@ class EncodeJob:
     strip_gps: bool = False
     """Leave GPS data out."""
     limits: PixelLimits = DEFAULT_LIMITS
+    selection: Selection = DEFAULT_SELECTION
+    """Which files of the source to take."""
     checksum: bool = False
     """Read photos that look unchanged too: their SHA-256 decides."""
     dedupe: bool = False
@@ -183,11 +186,12 @@ def encode(
     clock = Clock()
     # An error in an actor's constructor would reach us as text, after Ray had tried again and again.
     job.check()
-    photos = list_photos(job.source)
+    listing = list_source(job.source, job.selection)
     archive = Archive.open_or_create(job.archive)
-    work = find_work(photos, archive, checksum=job.checksum, may_share=job.may_share)
-    num_photos, num_todo, took_s = len(photos), len(work.todo), round(clock.elapsed_s, 3)
-    del photos  # as rows come, `work` lets go of theirs: memory does not grow with what is done
+    work = find_work(listing.photos, archive, selection=job.selection, checksum=job.checksum, may_share=job.may_share)
+    num_photos, num_todo, took_s = len(listing.photos), len(work.todo), round(clock.elapsed_s, 3)
+    skipped = listing.skipped
+    del listing  # as rows come, `work` lets go of theirs: memory does not grow with what is done
     log.info("listed", extra={"stage": "list", "num_photos": num_photos, "num_todo": num_todo, "took_s": took_s})
     summary = process(
         job, work, partial(archive.commit, seen=work.seen), on_progress, history=history, should_stop=should_stop,
@@ -195,6 +199,7 @@ def encode(
     )  # fmt: skip
     summary.num_photos, summary.num_gone, summary.elapsed_s = num_photos, work.num_gone, clock.elapsed_s
     summary.num_skipped += work.num_unchanged
+    summary.skipped = skipped
     return summary
 
 

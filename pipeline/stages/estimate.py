@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveNotFoundError
-from pipeline.records import Photo, encoded_from_table, photos_to_table
-from pipeline.sources.folder import list_photos
+from pipeline.records import Photo, Skipped, encoded_from_table, photos_to_table
+from pipeline.sources.folder import list_source
 from pipeline.stages.changes import find_work
 from pipeline.stages.encode import EncodeJob
 from pipeline.stages.encode_worker import EncodeWorker
@@ -37,6 +37,8 @@ class Estimate:
     expected_megapixels: float
     s_per_megapixel: float
     """Of one process on this machine."""
+    skipped: tuple[Skipped, ...] = ()
+    """What the listing of the source left out, by reason."""
 
 
 def estimate(job: EncodeJob) -> Estimate:
@@ -48,12 +50,12 @@ def estimate(job: EncodeJob) -> Estimate:
         ArchiveError: the archive cannot be opened.
     """
     job.check()
-    photos = list_photos(job.source)
+    listing = list_source(job.source, job.selection)
     try:
         archive = Archive.open(job.archive)
     except ArchiveNotFoundError:
         archive = None
-    work = find_work(photos, archive)
+    work = find_work(listing.photos, archive, selection=job.selection)
     todo = list(work.todo.values())
     bytes_todo = sum(photo.size_bytes for photo in todo)
     num_failures = sampled_bytes = stream_bytes = num_pixels = 0
@@ -73,7 +75,7 @@ def estimate(job: EncodeJob) -> Estimate:
         elapsed_s = time.perf_counter() - start_s
     factor = bytes_todo / sampled_bytes if sampled_bytes else 0.0
     return Estimate(
-        num_photos=len(photos),
+        num_photos=len(listing.photos),
         num_todo=len(todo),
         num_changed=len(work.seen),
         bytes_todo=bytes_todo,
@@ -83,6 +85,7 @@ def estimate(job: EncodeJob) -> Estimate:
         expected_s=round(factor * elapsed_s, 1),
         expected_megapixels=round(factor * num_pixels / 1e6, 2),
         s_per_megapixel=elapsed_s / (num_pixels / 1e6) if num_pixels else 0.0,
+        skipped=listing.skipped,
     )
 
 

@@ -13,6 +13,7 @@ import ray.data
 from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline.records import Skipped
 from pipeline.stages.resources import DEFAULT_POOL, READ_AHEAD, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
 from pipeline.stages.shape import read_shape
 from pipeline.stages.until import StopCallback
@@ -51,6 +52,8 @@ class JobSummary:
     elapsed_s: float = 0.0
     stopped: bool = False
     """Whether it ended before all was done because it was told to."""
+    skipped: tuple[Skipped, ...] = ()
+    """What the listing of the source left out, by reason; entries of a reason that is not harmless may have been photos."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(key, reason) of the first hundred; the archive's rows hold them all."""
 

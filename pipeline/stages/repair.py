@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
-from pipeline.archive.shard_reader import SHARD_NAME, read_shard
+from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import render_shard, write_shard
 from pipeline.archive.verify import VerifyReport
+from pipeline.archive_files import SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.progress import OnProgress
 from pipeline.records import EncodedPhoto, Outcome, Photo
-from pipeline.sources.folder import list_photos
+from pipeline.sources.folder import list_source
+from pipeline.sources.selection import ALL, Selection
 from pipeline.stages.changes import Work
 from pipeline.stages.encode import EncodeJob, process
 
@@ -99,12 +101,13 @@ def repair(
         PhotoarkError: part of the photos could not be processed; shards that were finished are repaired.
     """
     job.check()
-    photos = {photo.key: photo for photo in list_photos(job.source)}
+    # All: the archive may hold what would not be selected today.
+    photos = {photo.key: photo for photo in list_source(job.source, ALL).photos}
     archive, summary = Archive.open(job.archive), RepairSummary()
     if any(damage.kind is DamageKind.LOG for damage in report.damages):
         summary.num_rows_kept += _mend_log(archive, report)
     damaged = {damage.shard for damage in report.damages}
-    plans = _plans(archive, report, photos, summary)
+    plans = _plans(archive, report, photos, job.selection, summary)
     plans_of: dict[str, list[_Plan]] = {}
     for plan in plans:
         for key in plan.waiting:
@@ -144,7 +147,9 @@ def _mend_log(archive: Archive, report: VerifyReport) -> int:
     return len(rows)
 
 
-def _plans(archive: Archive, report: VerifyReport, photos: dict[str, Photo], summary: RepairSummary) -> list[_Plan]:
+def _plans(
+    archive: Archive, report: VerifyReport, photos: dict[str, Photo], selection: Selection, summary: RepairSummary
+) -> list[_Plan]:
     damaged = {damage.shard for damage in report.damages}
     plans = []
     for shard in sorted(archive.shards(), key=lambda shard: shard.least_key):
@@ -161,7 +166,8 @@ def _plans(archive: Archive, report: VerifyReport, photos: dict[str, Photo], sum
     for plan in plans:
         if not plan.is_complete:
             # Its keys cannot be read: it may have held whatever of the source lies between its bounds and nowhere else.
-            guessed = {key for key in photos if plan.shard.least_key <= key <= plan.shard.greatest_key} - taken
+            between = {key for key in photos if plan.shard.least_key <= key <= plan.shard.greatest_key}
+            guessed = {key for key in between - taken if selection.takes(key)}
             plan.waiting |= guessed
             taken |= guessed
     return plans

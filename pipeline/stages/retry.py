@@ -12,7 +12,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
 from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.sources.folder import list_photos
+from pipeline.sources.folder import list_source
 from pipeline.stages.changes import Work
 from pipeline.stages.encode import EncodeJob, process
 from pipeline.stages.history import History
@@ -38,7 +38,7 @@ def retry(
     history: History | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> JobSummary:
-    """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has.
+    """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has and selects.
 
     A commit takes the shard with the old row out and one with the new row in; a job that dies in between leaves the old
     row, and the same job run again goes on. What fails again for the same reason keeps its row.
@@ -58,9 +58,10 @@ def retry(
     """
     clock = Clock()
     job.check()
-    photos = {photo.key: photo for photo in list_photos(job.source)}
+    listing = list_source(job.source, job.selection)
+    photos = {photo.key: photo for photo in listing.photos}
     archive = Archive.open(job.archive)
-    reasons = failures(archive)
+    reasons = {key: reason for key, reason in failures(archive).items() if job.selection.takes(key)}
 
     def commit(rows: list[EncodedPhoto]) -> None:
         changed = [row for row in rows if row.outcome is not Outcome.FAILED or row.reason != reasons[row.key]]
@@ -72,4 +73,5 @@ def retry(
     log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": num_todo})
     summary = process(job, work, commit, on_progress, history=history, should_stop=should_stop)
     summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - num_todo, clock.elapsed_s
+    summary.skipped = listing.skipped
     return summary

@@ -1,0 +1,107 @@
+"""Files below a local folder: linked folders are followed once, and no entry ends the listing of the others."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from pipeline.records import SkipReason
+
+OnSkip = Callable[[SkipReason, str], None]
+"""Takes the reason why an entry is no file, and its path relative to the root, perhaps with details behind a colon."""
+FolderRefusal = Callable[[str], SkipReason | None]
+"""Why a link to a folder, by its path relative to the root, is not followed; None if it may be."""
+
+
+def walk(root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Path relative to `root`, as the system spells it, and status of every file, links to files included.
+
+    The status is None where it cannot be had, as of a link to nothing: reading the file then says why. A folder that can be
+    reached in several ways is listed once, where it really is if that is below `root`; of links to it, the one nearest to
+    `root` wins, then the first by name.
+
+    Raises:
+        OSError: `root` itself cannot be listed.
+    """
+    os.scandir(root).close()
+    return _Walk(root, on_skip, folder_refusal).files()
+
+
+class _Walk:
+    def __init__(self, root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> None:
+        self._root, self._on_skip, self._folder_refusal = root, on_skip, folder_refusal
+        self._real_root = os.path.realpath(root)
+        self._walked = {self._real_root}
+        """Real paths of the root and of all linked folders that were followed; what lies below them is listed."""
+        self._links: list[str] = []
+        """To folders, met and not yet followed."""
+
+    def files(self) -> Iterator[tuple[str, os.stat_result | None]]:
+        yield from self._below("", self._real_root)
+        while self._links:
+            links, self._links = sorted(self._links, key=_nearest_first), []
+            for link in links:
+                target = os.path.realpath(os.path.join(self._root, link))
+                if self._is_listed(target):
+                    self._on_skip(SkipReason.LISTED_ALREADY, f"{link}: a link to {target}")
+                else:
+                    self._walked.add(target)
+                    yield from self._below(link, target)
+
+    def _below(self, start: str, real_start: str) -> Iterator[tuple[str, os.stat_result | None]]:
+        folders = [(start, real_start)]
+        while folders:
+            folder, real_folder = folders.pop()
+            if folder != start and real_folder in self._walked:
+                self._on_skip(SkipReason.LISTED_ALREADY, folder)
+                continue
+            try:
+                with os.scandir(os.path.join(self._root, folder)) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                self._on_skip(SkipReason.UNREADABLE_FOLDER, f"{folder or '.'}: {error.strerror}")
+                continue
+            inside = []
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                status = _status(entry)
+                if status is None or stat.S_ISREG(status.st_mode):
+                    yield path, status
+                elif not stat.S_ISDIR(status.st_mode):
+                    self._on_skip(SkipReason.SPECIAL_FILE, path)
+                elif not entry.is_symlink():
+                    inside.append((path, os.path.join(real_folder, entry.name)))
+                elif refusal := self._folder_refusal(path):
+                    self._on_skip(refusal, path)
+                else:
+                    self._links.append(path)
+            folders += reversed(inside)
+
+    def _is_listed(self, target: str) -> bool:
+        """Whether the files of the folder `target` are listed already, or it holds the root: following it would never end."""
+        inside = target.rstrip("/") + "/"
+        if self._real_root.startswith(inside):
+            return True
+        return any(folder in self._walked for folder in _upwards(target))
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:
+        return None
+
+
+def _nearest_first(path: str) -> tuple[int, str]:
+    return path.count("/"), path
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """A folder and those that hold it."""
+    while True:
+        yield path
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
