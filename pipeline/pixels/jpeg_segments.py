@@ -1,7 +1,7 @@
-"""What a JPEG holds beside EXIF, ICC and one XMP packet: IPTC, the second part of XMP, and what follows its end.
+"""Metadata in the segments of a JPEG: EXIF of several segments, IPTC, both parts of XMP; and what follows its end.
 
 Sources: ITU-T T.81, annex B; IPTC-IIM in Photoshop's image resources (Adobe, "Photoshop File Formats"); XMP specification,
-part 3, section 1.1.3.1 (extended XMP).
+part 3, section 1.1.3.1 (extended XMP); exiftool, `ExifTool.pm` (EXIF of several segments), `Photoshop.pm` (signatures).
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 
-PHOTOSHOP = b"Photoshop 3.0\0"
+from pipeline.pixels.exif import PREFIX
+
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+_PHOTOSHOP = b"Photoshop 3.0\0"
 _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _RESOURCE, _IPTC = b"8BIM", 0x0404
+_RESOURCES = (_RESOURCE, b"PHUT", b"AgHg", b"DCSR", b"MeSa")
+"""Signatures of resources: Photoshop's own, and those of ImageReady, PhotoDeluxe and others, which may stand between them."""
+_TIFF = (b"II*\0", b"MM\0*")
 _MOST = 65_533
 """Bytes of a segment beside its marker and length."""
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -22,13 +28,13 @@ _END_OF_IMAGE = 0xD9
 def iptc_of(resources: bytes) -> bytes | None:
     """IPTC datasets in a block of Photoshop's image resources; None where there are none."""
     at, found = 0, b""
-    while resources[at : at + 4] == _RESOURCE and at + 7 <= len(resources):
+    while (signature := resources[at : at + 4]) in _RESOURCES and at + 7 <= len(resources):
         (kind,) = struct.unpack_from(">H", resources, at + 4)
         at += 6 + ((resources[at + 6] + 2) & ~1)  # a name, counted and padded
         if at + 4 > len(resources):
             break
         (size,) = struct.unpack_from(">I", resources, at)
-        if kind == _IPTC:
+        if (signature, kind) == (_RESOURCE, _IPTC):
             found += resources[at + 4 : at + 4 + size]
         at += 4 + size + (size & 1)
     return found or None
@@ -39,13 +45,31 @@ def resources_with(iptc: bytes) -> bytes:
     return _RESOURCE + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) & 1)
 
 
-def photoshop_resources(segments: Iterable[tuple[str, bytes]]) -> bytes:
-    """The block of Photoshop's image resources of a JPEG, put together.
+def exif_of(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """The EXIF block of a JPEG, put together where it fills several segments; of two whole ones the first.
 
     Args:
         segments: names and payloads, as Pillow lists them (`applist`).
     """
-    return b"".join(data.removeprefix(PHOTOSHOP) for name, data in segments if name == "APP13" and data.startswith(PHOTOSHOP))
+    found: list[bytes] = []
+    for name, data in segments:
+        is_exif = name == "APP1" and data.startswith(PREFIX)
+        block = data.removeprefix(PREFIX)
+        if found and (not is_exif or block.startswith(_TIFF)):
+            break
+        if is_exif:
+            found.append(block)
+    return b"".join(found) or None
+
+
+def exif_segments(exif: bytes) -> bytes:
+    """Segments that hold an EXIF block, as bytes of the file: more than one where it is longer than a segment."""
+    return b"".join(_segment(0xE1, PREFIX + part) for _, part in _parts(exif, _MOST - len(PREFIX)))
+
+
+def photoshop_resources(segments: Iterable[tuple[str, bytes]]) -> bytes:
+    """The block of Photoshop's image resources of a JPEG, put together."""
+    return b"".join(data.removeprefix(_PHOTOSHOP) for name, data in segments if name == "APP13" and data.startswith(_PHOTOSHOP))
 
 
 def extended_xmp(segments: Iterable[tuple[str, bytes]], digest: bytes) -> bytes | None:
@@ -70,7 +94,7 @@ def extended_xmp(segments: Iterable[tuple[str, bytes]], digest: bytes) -> bytes 
 
 def iptc_segments(iptc: bytes) -> bytes:
     """Segments that hold `iptc`, as bytes of the file."""
-    return b"".join(_segment(0xED, PHOTOSHOP + part) for _, part in _parts(resources_with(iptc), _MOST - len(PHOTOSHOP)))
+    return b"".join(_segment(0xED, _PHOTOSHOP + part) for _, part in _parts(resources_with(iptc), _MOST - len(_PHOTOSHOP)))
 
 
 def extended_xmp_segments(extended: bytes, digest: bytes) -> bytes:

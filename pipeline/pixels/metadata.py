@@ -4,7 +4,7 @@
     JPEG           x      x     x     Photoshop's resources, APP13      EXIF
     PNG            x      x     x     a text profile, as ImageMagick's  EXIF
     WebP           x      x     x                                       EXIF
-    TIFF           x      x     x     tag 33723                         EXIF
+    TIFF           x      x     x     tag 33723, or 34377 (Photoshop's) EXIF
     HEIF, AVIF     x      x     x                                       the container: their EXIF's word does not count
 
 Writing EXIF anew would lose maker notes, whose offsets count from its start: blocks are changed in place. A TIFF is one EXIF
@@ -26,7 +26,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif as exif_block
-from pipeline.pixels import jpeg_segments, tiff, xmp
+from pipeline.pixels import jpeg_segments, png_chunks, tiff, xmp
 from pipeline.records import PhotoMetadata
 
 TURNED_BY_EXIF = frozenset({"JPEG", "PNG", "WEBP", "TIFF"})
@@ -38,20 +38,17 @@ def read_metadata(image: Image.Image, data: bytes) -> PhotoMetadata:
 
     Args:
         data: the file.
+
+    Raises:
+        UnsupportedPhotoError: a block is larger than any that is expected when decompressed.
     """
-    info = _raw_info(image, data)
-    exif = tiff.exif_of(data) if image.format == "TIFF" else info.get("exif") or _profile(info, "exif")
-    packet = info.get("xmp") or info.get("XML:com.adobe.xmp") or _profile(info, "xmp")
-    packet = packet.encode() if isinstance(packet, str) else bytes(packet) if packet else None
-    segments = image.applist if isinstance(image, JpegImagePlugin.JpegImageFile) else []
-    digest = xmp.extended_digest(packet) if packet and segments else None
-    return PhotoMetadata(
-        exif=bytes(exif).removeprefix(exif_block.PREFIX) or None if exif else None,
-        icc=info.get("icc_profile") or None,
-        xmp=packet,
-        iptc=tiff.block_of(data, tiff.IPTC) if image.format == "TIFF" else _iptc(info, segments),
-        xmp_extended=jpeg_segments.extended_xmp(segments, digest) if digest else None,
-    )
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return _of_jpeg(image)
+    if image.format == "PNG":
+        return png_chunks.metadata_of(data)
+    if image.format == "TIFF":
+        return _of_tiff(image, data)
+    return _of_other(image, data)
 
 
 def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
@@ -105,61 +102,85 @@ def save_options(format: str, metadata: PhotoMetadata) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if metadata.icc:
         options["icc_profile"] = metadata.icc
-    if metadata.exif:
-        options["exif"] = exif_block.PREFIX + metadata.exif
     if format == "PNG":
-        return options | {"pnginfo": _png_texts(metadata)}
-    if metadata.xmp:
+        chunks = PngImagePlugin.PngInfo()
+        if metadata.xmp:
+            chunks.add(*png_chunks.xmp_chunk(metadata.xmp))
+        if metadata.iptc:
+            chunks.add(*png_chunks.iptc_chunk(metadata.iptc))
+        options["pnginfo"] = chunks
+    elif metadata.xmp:
         options["xmp"] = metadata.xmp
     if format == "JPEG":
+        # Pillow writes EXIF of a single segment only.
         digest = xmp.extended_digest(metadata.xmp or b"")
-        options["extra"] = (jpeg_segments.iptc_segments(metadata.iptc) if metadata.iptc else b"") + (
-            jpeg_segments.extended_xmp_segments(metadata.xmp_extended, digest) if metadata.xmp_extended and digest else b""
+        options["extra"] = b"".join(
+            (
+                jpeg_segments.exif_segments(metadata.exif) if metadata.exif else b"",
+                jpeg_segments.iptc_segments(metadata.iptc) if metadata.iptc else b"",
+                jpeg_segments.extended_xmp_segments(metadata.xmp_extended, digest) if metadata.xmp_extended and digest else b"",
+            )
         )
+    elif metadata.exif:
+        options["exif"] = exif_block.PREFIX + metadata.exif
     return options
 
 
-def _raw_info(image: Image.Image, data: bytes) -> dict[str, Any]:
-    """Pillow's `info`, but with EXIF and XMP as the file holds them: its plugins set the orientation in some."""
+def _of_jpeg(image: JpegImagePlugin.JpegImageFile) -> PhotoMetadata:
+    packet = image.info.get("xmp") or None
+    digest = xmp.extended_digest(packet) if packet else None
+    return PhotoMetadata(
+        exif=jpeg_segments.exif_of(image.applist),
+        icc=image.info.get("icc_profile") or None,
+        xmp=packet,
+        iptc=jpeg_segments.iptc_of(jpeg_segments.photoshop_resources(image.applist)),
+        xmp_extended=jpeg_segments.extended_xmp(image.applist, digest) if digest else None,
+    )
+
+
+def _of_tiff(image: Image.Image, data: bytes) -> PhotoMetadata:
+    resources = tiff.block_of(data, tiff.PHOTOSHOP)
+    return PhotoMetadata(
+        exif=tiff.exif_of(data),
+        icc=image.info.get("icc_profile") or None,
+        xmp=tiff.block_of(data, tiff.XMP),
+        iptc=tiff.block_of(data, tiff.IPTC) or (jpeg_segments.iptc_of(resources) if resources else None),
+    )
+
+
+def _of_other(image: Image.Image, data: bytes) -> PhotoMetadata:
+    info = _raw_info(image, data)
+    exif, packet = info.get("exif"), info.get("xmp")
+    return PhotoMetadata(
+        exif=bytes(exif).removeprefix(exif_block.PREFIX) or None if exif else None,
+        icc=info.get("icc_profile") or None,
+        xmp=bytes(packet) if packet else None,
+    )
+
+
+def _raw_info(image: Image.Image, data: bytes) -> dict[Any, Any]:
+    """Pillow's `info`, but with EXIF and XMP as the file holds them."""
+    if image.format == "WEBP":
+        return image.info | _webp_blocks(data)
     if image.format not in ("HEIF", "AVIF"):
-        return _text_keys(image)
+        return image.info
+    # Pillow's plugins set the orientation in some.
     try:
         raw = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False).info
     except MemoryError:
         raise
     except Exception:  # of an AVIF, which libavif opened: libheif knows less of them
-        return _text_keys(image)
-    return _text_keys(image) | {name: raw[name] for name in ("exif", "xmp") if raw.get(name)}
+        return image.info
+    return image.info | {name: raw[name] for name in ("exif", "xmp") if raw.get(name)}
 
 
-def _text_keys(image: Image.Image) -> dict[str, Any]:
-    return {key: value for key, value in image.info.items() if isinstance(key, str)}
-
-
-def _png_texts(metadata: PhotoMetadata) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    if metadata.xmp:
-        info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", errors="replace"))
-    if metadata.iptc:
-        block = jpeg_segments.resources_with(metadata.iptc)
-        lines = "\n".join(block.hex()[at : at + 72] for at in range(0, 2 * len(block), 72))
-        info.add_text("Raw profile type iptc", f"\niptc\n{len(block):8}\n{lines}\n", zip=True)
-    return info
-
-
-def _iptc(info: dict[str, Any], segments: list[tuple[str, bytes]]) -> bytes | None:
-    if segments:
-        return jpeg_segments.iptc_of(jpeg_segments.photoshop_resources(segments))
-    profile = _profile(info, "iptc")
-    return None if profile is None else jpeg_segments.iptc_of(profile) or profile
-
-
-def _profile(info: dict[str, Any], name: str) -> bytes | None:
-    """A profile that ImageMagick, or who does as it does, hid in a PNG's text: a name, a length, hexadecimal digits."""
-    text = info.get(f"Raw profile type {name}")
-    if not isinstance(text, str):
-        return None
-    try:
-        return bytes.fromhex("".join(text.split("\n")[3:])) or None
-    except ValueError:
-        return None
+def _webp_blocks(data: bytes) -> dict[str, bytes]:
+    """EXIF and XMP of a WebP; libwebp skips those that the file's header does not announce (RFC 9649, section 2.7)."""
+    found: dict[str, bytes] = {}
+    at = 12
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, at)
+        if name := {b"EXIF": "exif", b"XMP ": "xmp", b"XMP\0": "xmp"}.get(kind):
+            found.setdefault(name, data[at + 8 : at + 8 + size])
+        at += 8 + size + (size & 1)
+    return found

@@ -1,0 +1,129 @@
+"""Metadata in the chunks of a PNG, wherever they stand: before the pixels or behind them.
+
+    EXIF   eXIf, or a text profile
+    XMP    a text of its own keyword, or a text profile
+    ICC    iCCP, or a text profile
+    IPTC   a text profile
+
+A text profile is what ImageMagick writes: a text whose keyword is `Raw profile type NAME`, of a name, a length and
+hexadecimal digits. Pillow reads only some of these, and of what follows the pixels nothing before it has decoded them.
+Sources: W3C PNG, sections 5 and 11.3; ImageMagick, `coders/png.c`; exiftool, `PNG.pm`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+from pipeline.errors import UnsupportedPhotoError
+from pipeline.pixels.exif import PREFIX
+from pipeline.pixels.jpeg_segments import XMP_HEADER, iptc_of, resources_with
+from pipeline.records import PhotoMetadata
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_XMP_KEYWORD = b"XML:com.adobe.xmp"
+_PROFILE_KEYWORD = b"Raw profile type "
+_PROFILE = re.compile(rb"\n.*?\n\s*\d+\n(.*)", re.DOTALL)
+_TIFF = (b"II*\0", b"MM\0*")
+_MAX_BYTES = 32 << 20
+"""Of a block when decompressed: an honest one is far smaller, and a hostile one could grow without bound."""
+_AFTER_HEADER = len(SIGNATURE) + 25
+
+
+def read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and payload of each chunk of a PNG but its pixels, until its end; checksums are not checked."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return
+        if kind != b"IDAT":
+            yield kind, data[at + 8 : at + 8 + size]
+        at += 12 + size
+
+
+def metadata_of(data: bytes) -> PhotoMetadata:
+    """Metadata of a PNG; where two chunks hold the same kind, the standard one counts.
+
+    Raises:
+        UnsupportedPhotoError: a block is larger than any that is expected when decompressed.
+    """
+    exif = icc = xmp = None
+    profiles: dict[bytes, bytes] = {}
+    for kind, payload in read_chunks(data):
+        if kind == b"eXIf":
+            exif = exif or payload
+        elif kind == b"iCCP":
+            icc = icc or _inflated(payload.partition(b"\0")[2][1:])
+        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword, _, text = payload.partition(b"\0")
+            if keyword == _XMP_KEYWORD:
+                xmp = _text(kind, text) or xmp
+            elif keyword.startswith(_PROFILE_KEYWORD) and (profile := _profile(_text(kind, text) or b"")):
+                profiles[keyword.removeprefix(_PROFILE_KEYWORD).lower()] = profile
+    # ImageMagick names a profile after the segment of the JPEG that it came from, so its bytes tell what it is.
+    blocks = [profiles[name] for name in (b"exif", b"app1", b"xmp") if name in profiles]
+    exif = exif or next((block for block in blocks if block.startswith((PREFIX, *_TIFF))), None)
+    xmp = xmp or next((block.removeprefix(XMP_HEADER) for block in blocks if block.startswith((XMP_HEADER, b"<"))), None)
+    resources = [profiles[name] for name in (b"iptc", b"8bim") if name in profiles]
+    return PhotoMetadata(
+        exif=exif.removeprefix(PREFIX) or None if exif else None,
+        icc=icc or profiles.get(b"icc") or profiles.get(b"icm"),
+        xmp=xmp,
+        iptc=next((iptc for block in resources if (iptc := block if block.startswith(b"\x1c") else iptc_of(block))), None),
+    )
+
+
+def xmp_chunk(xmp: bytes) -> tuple[bytes, bytes]:
+    """Type and payload of the chunk that holds a packet."""
+    return b"iTXt", _XMP_KEYWORD + b"\0\0\0\0\0" + xmp
+
+
+def iptc_chunk(iptc: bytes) -> tuple[bytes, bytes]:
+    """Type and payload of the chunk that holds IPTC datasets: PNG has none for them, and readers know ImageMagick's."""
+    block = resources_with(iptc)
+    digits = block.hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    return b"zTXt", _PROFILE_KEYWORD + b"iptc\0\0" + zlib.compress(f"\niptc\n{len(block):8}\n{lines}\n".encode())
+
+
+def with_chunks(png: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The file with further chunks behind its header."""
+    added = b"".join(
+        struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+        for kind, payload in chunks
+    )
+    return png[:_AFTER_HEADER] + added + png[_AFTER_HEADER:]
+
+
+def _text(kind: bytes, text: bytes) -> bytes | None:
+    """The text of a chunk, given what follows its keyword; None where it is damaged."""
+    if kind == b"tEXt":
+        return text
+    if kind == b"zTXt":
+        return _inflated(text[1:])
+    is_compressed = text[:1] == b"\1"
+    content = text[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind the language and the translated keyword
+    return _inflated(content) if is_compressed else content
+
+
+def _inflated(data: bytes) -> bytes | None:
+    inflater = zlib.decompressobj()
+    try:
+        found = inflater.decompress(data, _MAX_BYTES)
+    except zlib.error:
+        return None
+    if inflater.unconsumed_tail:
+        raise UnsupportedPhotoError(f"a block of metadata of more than {_MAX_BYTES >> 20} MiB")
+    return found or None
+
+
+def _profile(text: bytes) -> bytes | None:
+    if (match := _PROFILE.match(text)) is None:
+        return None
+    try:
+        return bytes.fromhex(match[1].decode("ascii")) or None
+    except ValueError:
+        return None
