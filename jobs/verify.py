@@ -187,12 +187,10 @@ def _comparer(source: str, *, checksum: bool) -> Comparer:
     from pipeline.archive.compare import Comparer
     from pipeline.records import Photo
     from pipeline.sources.folder import list_photos
-    from pipeline.storage import Storage
-
-    storage = Storage(source)
+    from pipeline.storage import fetch
 
     def digest(photo: Photo) -> str:
-        return hashlib.sha256(storage.read(photo.key)).hexdigest()
+        return hashlib.sha256(fetch(photo.uri).data).hexdigest()
 
     return Comparer(list_photos(source), digest if checksum else None)
 

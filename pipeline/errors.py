@@ -13,6 +13,8 @@
     │   ├── KeyNotFoundError        it holds no such key
     │   └── ArchiveDamagedError     bytes differ from what was written
     ├── StorageError        a URL cannot be listed, read or written
+    │   ├── AlreadyExistsError      a file is there, and was not to be replaced
+    │   └── PathConflictError       a folder is where a file would be, or a file where its folder would be
     └── CheckpointError     a weights file lacks tensors, has others, or fails its fingerprint
 
 Every message says what happened and what to do about it. Errors about one photo carry its key. None holds a credential: other
@@ -113,6 +115,14 @@ class ArchiveDamagedError(ArchiveError):
 
 class StorageError(PhotoarkError):
     """A URL cannot be listed, read or written."""
+
+
+class AlreadyExistsError(StorageError):
+    """A file is there already, and was not to be replaced."""
+
+
+class PathConflictError(StorageError):
+    """A folder is where the file would be, or a file where its folder would be."""
 
 
 class CheckpointError(PhotoarkError):

@@ -29,7 +29,7 @@ from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.quality.rate_distortion import FID, BDRate, Metric, bd_rate
 from pipeline.records import Photo
 from pipeline.sources.folder import list_photos
-from pipeline.storage import Storage
+from pipeline.storage import fetch
 
 if TYPE_CHECKING:
     from pipeline.quality.fid import Sets
@@ -309,8 +309,7 @@ def _read(photo: Photo, limits: PixelLimits) -> tuple[bytes, Pixels]:
 
 
 def _bytes(photo: Photo) -> bytes:
-    folder, _, name = photo.uri.rpartition("/")
-    return Storage(folder or "/").read(name)
+    return fetch(photo.uri).data
 
 
 def _through(codec: Codec, data: bytes, pixels: Pixels) -> tuple[bytes, Pixels]:

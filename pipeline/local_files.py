@@ -1,11 +1,17 @@
-"""Files below a local folder: linked folders are followed once, and no entry ends the listing of the others."""
+"""Files on this machine: a listing in which linked folders are followed once and no entry ends the listing of the others, and
+writes of which a reader sees all or nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
+from pipeline.errors import PathConflictError
+from pipeline.names import clipped
 from pipeline.records import SkipReason
 
 OnSkip = Callable[[SkipReason, str], None]
@@ -26,6 +32,60 @@ def walk(root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> Iterator[
     """
     os.scandir(root).close()
     return _Walk(root, on_skip, folder_refusal).files()
+
+
+def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace: bool) -> None:
+    """Write a file, so that a reader sees all of it or nothing; folders are made.
+
+    Args:
+        replace: False leaves a file that is there as it is.
+
+    Raises:
+        FileExistsError: something is there, and is not to be replaced.
+        PathConflictError: a folder is where the file would be, or a file where its folder would be.
+        OSError: it cannot be written.
+    """
+    folder, name = os.path.split(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise PathConflictError(f"{path} cannot be written: one of its folders is a file") from error
+    # Two threads may write one file: a shard's name follows from what is in it.
+    part = os.path.join(folder, f".{clipped(name, _MAX_PART_BYTES)}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if modified_at is not None:
+            os.utime(part, (modified_at.timestamp(),) * 2)
+        if replace:
+            os.replace(part, path)
+        else:
+            _move_new(part, path)
+    except (FileExistsError, IsADirectoryError) as error:
+        if os.path.isdir(path):
+            raise PathConflictError(f"{path} cannot be written: it is a folder") from error
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+_MAX_PART_BYTES = 200
+"""Of a file's name in that of its unfinished part, so that the whole stays below 255."""
+
+
+def _move_new(part: str, path: str) -> None:
+    """Give a file its name, unless something has it: unlike a move, a link replaces nothing."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links. An empty file holds the name until the whole one has it.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(part, path)
 
 
 class _Walk:

@@ -99,7 +99,7 @@ class Photo:
     """One source file, as listed."""
 
     key: str
-    """Path relative to the source root, `/` between parts, as the storage spells it."""
+    """Path relative to the source root, `/` between parts; `pipeline.names` says how names that are not UTF-8 are spelled."""
     uri: str
     """Where its bytes are."""
     size_bytes: int

@@ -67,7 +67,7 @@ class RangedReader(io.RawIOBase):
         super().__init__()
         self._bucket, self._key, self._at = bucket, key, 0
         # Not HEAD, whose refusals have no body that would say why; of an empty object there is no range.
-        found = [item for item in list_objects(bucket, key, as_folder=False) if item[0] == key]
+        found = [item for item in list_objects(bucket, key) if item[0] == key]
         if not found:
             raise FileNotFoundError(key)
         _, self._size, _, self._tag = found[0]
@@ -99,22 +99,18 @@ class RangedReader(io.RawIOBase):
         return data
 
 
-def list_objects(bucket: str, prefix: str, *, as_folder: bool = True) -> Iterator[tuple[str, int, datetime, str]]:
-    """Key, size, time of last change and tag of every object below the folder `prefix`, of all where it is empty.
-
-    Args:
-        as_folder: False for every object whose key begins with `prefix`, whatever follows.
+def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, int, datetime, str]]:
+    """Key, size, time of last change and tag of every object whose key begins with `prefix`.
 
     Raises:
-        FileNotFoundError: there is no such bucket, or nothing below the folder.
+        FileNotFoundError: there is no such bucket, or no such object.
         Exception: of botocore, where the store refuses or cannot be reached.
     """
     from botocore.exceptions import ClientError
 
-    folder = prefix.rstrip("/") + "/" if prefix and as_folder else prefix
     found = not prefix
     try:
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
                 found = True
                 yield item["Key"], item["Size"], item["LastModified"], item["ETag"].strip('"')
@@ -123,7 +119,7 @@ def list_objects(bucket: str, prefix: str, *, as_folder: bool = True) -> Iterato
             raise FileNotFoundError(bucket) from error
         raise
     if not found:
-        raise FileNotFoundError(folder)
+        raise FileNotFoundError(prefix)
 
 
 def exists(bucket: str, key: str) -> bool:
@@ -157,16 +153,39 @@ def now(bucket: str) -> datetime:
     return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
-def put(bucket: str, key: str, data: bytes) -> None:
+def put(bucket: str, key: str, data: bytes, *, replace: bool = True) -> None:
     """Store an object whole.
 
+    Args:
+        replace: False leaves an object of this key as it is.
+
     Raises:
+        FileExistsError: there is an object of this key, and it is not to be replaced.
         StorageError: what the store then has is not what was sent.
         Exception: of botocore, where the store refuses or cannot be reached.
     """
+    from botocore.exceptions import ClientError
+
     digest = hashlib.md5(data).digest()
+    condition = {} if replace else {"IfNoneMatch": "*"}
     for _ in range(_MAX_TRANSFERS):
-        answer = _client().put_object(Bucket=bucket, Key=key, Body=data, ContentMD5=base64.b64encode(digest).decode())
+        try:
+            answer = _client().put_object(
+                Bucket=bucket, Key=key, Body=data, ContentMD5=base64.b64encode(digest).decode(), **condition
+            )
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "PreconditionFailed":
+                if get(bucket, key)[0] == data:  # ours: the answer to an earlier request was lost
+                    return
+                raise FileExistsError(key) from error
+            if code != "NotImplemented" or not condition:
+                raise
+            if exists(bucket, key):
+                raise FileExistsError(key) from error
+            condition = {}  # the store knows no conditions
+            continue
+        condition = {}
         if answer["ETag"].strip('"') == digest.hex() or get(bucket, key)[0] == data:
             return
     raise StorageError(f"s3://{bucket}/{key}: what the store holds is not what was sent to it, {_MAX_TRANSFERS} times")

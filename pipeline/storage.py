@@ -1,5 +1,8 @@
 """The one place that opens URLs: local paths, s3:// through boto3, anything else through fsspec.
 
+Paths below a root are text with `/` between parts; of a local path, `names.key_of_name` says how. A key of an object store may
+hold any text, also empty parts, `.` and `..`: an object is asked for by the key that the listing gave.
+
 delta-rs gets the credentials that boto3's chain finds (environment, profile, role), so that both speak as the same user.
 """
 
@@ -10,25 +13,19 @@ import errno
 import os
 import re
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyarrow import fs
 
 from pipeline import s3
-from pipeline.errors import SettingError, StorageError, redacted
-from pipeline.local_files import FolderRefusal, OnSkip, walk
+from pipeline.errors import AlreadyExistsError, StorageError
+from pipeline.local_files import FolderRefusal, OnSkip, walk, write_whole
+from pipeline.locations import normalised, scheme_of, url_for_delta
+from pipeline.names import key_of_name, name_of_key
 from pipeline.records import SkipReason
-
-# A user, with or without a password (which may have slashes, where a host may have a port), or a signature.
-_WITH_CREDENTIALS = re.compile(
-    r"^\w+://([^/]*@|[^/@:]*:(?!\d+(/|$))|.*[?&](x-amz-\w|sig=|signature=|token=|password=|secret=))", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,22 +55,13 @@ class Storage:
     """A root URL and what lies under it. Cheap to make and to send to another process: it opens on first use."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        """Name a root: a local path, `s3://bucket/prefix`, or a URL of a scheme that fsspec knows.
+        """Name a root: a local path, a `file:` URL, `s3://bucket/prefix`, or a URL of a scheme that fsspec knows.
 
         Raises:
-            SettingError: the URL holds credentials, which would then stand in every row.
+            SettingError: `locations.normalised` says why.
         """
-        text = os.fspath(url)
-        if _WITH_CREDENTIALS.search(text):
-            raise SettingError(
-                f"credentials in a URL ({redacted(text)}) end up in rows and logs: put them into the environment or ~/.aws"
-            )
-        scheme = urlsplit(text).scheme if "://" in text else ""
-        if scheme in ("", "file"):
-            text = os.path.abspath(text.removeprefix("file://"))
-            scheme = ""
-        self.scheme = scheme
-        self.url = text.rstrip("/") or "/"
+        self.url = normalised(url)
+        self.scheme = scheme_of(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Storage, (self.url,)
@@ -86,8 +74,12 @@ class Storage:
         return self.scheme == ""
 
     def uri(self, path: str) -> str:
-        """Full URL of a relative path."""
-        return f"{self.url}/{path}" if path else self.url
+        """Full URL of a relative path, as text; of a local root, its path."""
+        if self.scheme == "s3":
+            bucket, folder = self._bucket_and_folder()
+            return f"s3://{bucket}/{folder}{path}" if path else self.url
+        root = key_of_name(os.fsencode(self.url)) if self.is_local else self.url
+        return f"{root.rstrip('/')}/{path}" if path else root
 
     def list(self, on_skip: OnSkip = lambda *_: None, folder_refusal: FolderRefusal = lambda _: None) -> Iterator[StoredFile]:
         """Every file under the root, recursively, in the order of the store; links to folders are followed once.
@@ -104,13 +96,15 @@ class Storage:
                 yield from self._list_local(on_skip, folder_refusal)
                 return
             if self.scheme == "s3":  # not pyarrow, which does not hand on the tags
-                bucket, prefix = _bucket_and_key(self.root)
-                for key, size, changed, etag in s3.list_objects(bucket, prefix):
-                    path = key[len(prefix) + 1 :] if prefix else key
+                bucket, folder = self._bucket_and_folder()
+                for key, size, changed, etag in s3.list_objects(bucket, folder):
+                    path = key.removeprefix(folder)
                     if key.endswith("/") and not size:
                         on_skip(SkipReason.FOLDER_MARKER, path or key)
                         continue
-                    yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=changed, etag=etag)
+                    # The key itself: `uri` of an empty path would be the folder's.
+                    uri = f"s3://{bucket}/{key}"
+                    yield StoredFile(path=path, uri=uri, size_bytes=size, modified_at=changed, etag=etag)
                 return
             for info in self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True)):
                 if info.type == fs.FileType.File:
@@ -125,10 +119,10 @@ class Storage:
             raise StorageError(f"{self.url} is not a folder")
 
         def skip(reason: SkipReason, text: str) -> None:
-            on_skip(reason, _spelled(text))
+            on_skip(reason, key_of_name(os.fsencode(text)))
 
-        for found, status in walk(self.root, skip, lambda folder: folder_refusal(_spelled(folder))):
-            path = _spelled(found)
+        for found, status in walk(self.root, skip, lambda folder: folder_refusal(key_of_name(os.fsencode(folder)))):
+            path = key_of_name(os.fsencode(found))
             size, modified = (0, None) if status is None else (status.st_size, _modified_at(status))
             yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=modified)
 
@@ -136,7 +130,14 @@ class Storage:
         """Whether there is a file or a folder."""
         with self._failing("cannot be looked at"):
             if self.scheme == "s3":
-                return s3.exists(*_bucket_and_key(self._full(path)))
+                bucket, folder = self._bucket_and_folder()
+                return s3.exists(bucket, folder + path if path else folder.removesuffix("/"))
+            if self.is_local:
+                try:
+                    os.stat(self._full(path))
+                except (FileNotFoundError, NotADirectoryError):
+                    return False
+                return True
             return bool(self.filesystem.get_file_info(self._full(path)).type != fs.FileType.NotFound)
 
     def holds_any(self, prefix: str) -> bool:
@@ -144,7 +145,9 @@ class Storage:
         with self._failing("cannot be looked at"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.scheme == "s3":
                 bucket, key = _bucket_and_key(self._full(prefix))
-                return any(True for _ in s3.list_objects(bucket, key, as_folder=False))
+                return any(True for _ in s3.list_objects(bucket, key))
+            if self.is_local:
+                return any(name.startswith(prefix) for name in os.listdir(self.root))
             found = self.filesystem.get_file_info(fs.FileSelector(self.root))
             return any(info.base_name.startswith(prefix) for info in found)
         return False
@@ -163,26 +166,7 @@ class Storage:
         Raises:
             StorageError: it is not there, cannot be read, or changes all the time.
         """
-        full = self._full(path)
-        with self._failing("cannot be read", path):
-            if self.scheme == "s3":
-                data, modified_at, etag = s3.get(*_bucket_and_key(full))
-                return StoredBytes(data=data, modified_at=modified_at, etag=etag)
-            for _ in range(_MAX_READS):
-                before = self._state(full)
-                with self.filesystem.open_input_stream(full) as stream:
-                    data = bytes(stream.read())
-                if before == self._state(full) and len(data) == before[0]:
-                    return StoredBytes(data=data, modified_at=before[1], etag=None)
-        raise StorageError(f"{self.uri(path)} changed each time that it was read: is something still writing it?")
-
-    def _state(self, full: str) -> tuple[int, datetime | None]:
-        """Size and time of change."""
-        if self.is_local:
-            status = os.stat(full)
-            return status.st_size, _modified_at(status)
-        info = self.filesystem.get_file_info(full)
-        return info.size, info.mtime
+        return _fetch(self.scheme, self._full(path), self.uri(path))
 
     def open(self, path: str) -> Any:
         """A file for random access, for pyarrow to read; each read is one ranged request on an object store."""
@@ -191,24 +175,29 @@ class Storage:
                 return s3.RangedReader(*_bucket_and_key(self._full(path)))
             return self.filesystem.open_input_file(self._full(path))
 
-    def write(self, path: str, data: bytes, *, modified_at: datetime | None = None) -> None:
+    def write(self, path: str, data: bytes, *, modified_at: datetime | None = None, replace: bool = True) -> None:
         """Write a whole file, so that a reader sees all of it or nothing; folders are made.
 
         Args:
             path: relative; one that would leave the root is refused.
             modified_at: becomes the file's time, where the store keeps one that can be set.
+            replace: False leaves a file that is there as it is.
 
         Raises:
+            AlreadyExistsError: a file is there, and is not to be replaced.
+            PathConflictError: a folder is where the file would be, or a file where its folder would be.
             StorageError: it cannot be written, or the path is unsafe.
         """
         full = self._full(check_relative(path))
         with self._failing("cannot be written", path):
             if self.is_local:
-                _write_local(Path(full), data, modified_at)
+                write_whole(full, data, modified_at, replace=replace)
                 return
             if self.scheme == "s3":
-                s3.put(*_bucket_and_key(full), data)
+                s3.put(*_bucket_and_key(full), data, replace=replace)
                 return
+            if not replace and self.exists(path):
+                raise FileExistsError(full)
             self.filesystem.create_dir(os.path.dirname(full), recursive=True)
             with self.filesystem.open_output_stream(full) as stream:
                 stream.write(data)
@@ -223,6 +212,9 @@ class Storage:
         with self._failing("cannot be deleted", path), contextlib.suppress(FileNotFoundError):
             if self.scheme == "s3":
                 s3.delete(*_bucket_and_key(full))
+                return
+            if self.is_local:
+                os.unlink(full)
                 return
             self.filesystem.delete_file(full)
 
@@ -248,17 +240,21 @@ class Storage:
     @property
     def filesystem(self) -> fs.FileSystem:
         """pyarrow's file system for this URL, which is not on S3."""
-        if self.is_local:
-            return fs.LocalFileSystem()
-        import fsspec
-
         with self._failing("cannot be opened"):
-            return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(self.scheme)))
+            return _filesystem(self.scheme)
 
     @property
     def root(self) -> str:
         """Path of the root within `filesystem`."""
         return self.url if self.is_local else self.url.split("://", 1)[1]
+
+    def delta_url(self) -> str:
+        """What delta-rs is given in place of `url`.
+
+        Raises:
+            SettingError: it would take it for another place.
+        """
+        return url_for_delta(self.url)
 
     def delta_options(self) -> dict[str, str]:
         """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3."""
@@ -270,23 +266,82 @@ class Storage:
         return options | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}
 
     def _full(self, path: str) -> str:
-        return f"{self.root}/{path}" if path else self.root
+        """The path within `filesystem`; on S3, bucket and key; on this machine, as the kernel takes it."""
+        if not path:
+            return self.root
+        if self.scheme == "s3":
+            return "/".join(self._bucket_and_folder()) + path
+        return os.path.join(self.root, os.fsdecode(name_of_key(path)) if self.is_local else path)
 
-    @contextlib.contextmanager
-    def _failing(self, what: str, path: str = "") -> Iterator[None]:
-        try:
-            yield
-        except StorageError:
-            raise
-        except FileNotFoundError as error:
-            if self.is_local and re.search(r"\\x[0-9a-f]{2}", self.uri(path)):
-                raise StorageError(f"{self.uri(path)} has a name that is not UTF-8: rename it") from error
-            raise StorageError(f"{self.uri(path)} does not exist") from error
-        except Exception as error:
-            raise StorageError(f"{self.uri(path)} {what}: {told(error)}") from error
+    def _bucket_and_folder(self) -> tuple[str, str]:
+        """The bucket, and what the keys of all objects under the root begin with."""
+        bucket, folder = _bucket_and_key(self.root)
+        return bucket, folder if not folder or folder.endswith("/") else f"{folder}/"
+
+    def _failing(self, what: str, path: str = "") -> contextlib.AbstractContextManager[None]:
+        return _failing(self.uri(path), what)
+
+
+def fetch(uri: str) -> StoredBytes:
+    """Read the whole file whose `uri` a listing gave: that very one, where a path made of its parts may name another.
+
+    Raises:
+        StorageError: it is not there, cannot be read, or changes all the time.
+    """
+    scheme = scheme_of(uri)
+    return _fetch(scheme, uri.split("://", 1)[1] if scheme else os.fsdecode(name_of_key(uri)), uri)
+
+
+def _fetch(scheme: str, full: str, uri: str) -> StoredBytes:
+    with _failing(uri, "cannot be read"):
+        if scheme == "s3":
+            data, modified_at, etag = s3.get(*_bucket_and_key(full))
+            return StoredBytes(data=data, modified_at=modified_at, etag=etag)
+        for _ in range(_MAX_READS):
+            before = _state(scheme, full)
+            if scheme:
+                with _filesystem(scheme).open_input_stream(full) as stream:
+                    data = bytes(stream.read())
+            else:
+                with open(full, "rb") as file:  # not pyarrow, whose paths are UTF-8
+                    data = file.read()
+            if before == _state(scheme, full) and len(data) == before[0]:
+                return StoredBytes(data=data, modified_at=before[1], etag=None)
+    raise StorageError(f"{uri} changed each time that it was read: is something still writing it?")
 
 
 _MAX_READS = 3
+
+
+def _state(scheme: str, full: str) -> tuple[int, datetime | None]:
+    """Size and time of change."""
+    if not scheme:
+        status = os.stat(full)
+        return status.st_size, _modified_at(status)
+    info = _filesystem(scheme).get_file_info(full)
+    return info.size, info.mtime
+
+
+def _filesystem(scheme: str) -> fs.FileSystem:
+    if not scheme:
+        return fs.LocalFileSystem()
+    import fsspec
+
+    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
+
+
+@contextlib.contextmanager
+def _failing(uri: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri} does not exist") from error
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{uri} is there already, and is left as it is") from error
+    except Exception as error:
+        raise StorageError(f"{uri} {what}: {told(error)}") from error
 
 
 def told(error: BaseException) -> str:
@@ -306,27 +361,6 @@ def check_relative(path: str) -> str:
     if not path or path.startswith("/") or path.endswith("/") or "\0" in path or not {".", ".."}.isdisjoint(path.split("/")):
         raise StorageError(f"{path!r} is no safe path below a folder")
     return path
-
-
-def _spelled(path: str) -> str:
-    """A local path as text: bytes that are not UTF-8 become `\\x..`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _write_local(target: Path, data: bytes, modified_at: datetime | None) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Two threads may write one file: a shard's name follows from what is in it.
-    part = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        with part.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        if modified_at is not None:
-            os.utime(part, (modified_at.timestamp(),) * 2)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _bucket_and_key(full: str) -> tuple[str, str]:

@@ -86,7 +86,7 @@ class Log:
         except ArchiveNotFoundError:
             with _told(f"no archive can be made at {storage.url}"):
                 DeltaTable.create(
-                    storage.url,
+                    storage.delta_url(),
                     schema=schema,
                     mode="ignore",
                     storage_options=storage.delta_options(),
@@ -122,7 +122,7 @@ class Log:
         self._sound_version = -1  # of the log in memory, the last whose fingerprint was looked at
         self._shards = None
         self._options = self._storage.delta_options()
-        self._table = DeltaTable(self._storage.url, storage_options=self._options)
+        self._table = DeltaTable(self._storage.delta_url(), storage_options=self._options)
 
     def fault(self) -> str | None:
         """What is wrong with the log, if what it names is not what the last commit left. Other programs' commits tell nothing.

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
-from pipeline.errors import PhotoarkError
+from pipeline.errors import PathConflictError, PhotoarkError
 from pipeline.logs import about
+from pipeline.names import flat_path, restored_path
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.restoration import batches, decode_batch, decode_row, file_of, original_of
 from pipeline.stages.metrics import record_restored
@@ -91,11 +92,17 @@ class DecodeWorker:
                 data = original_of(row) if self._settings.original else self._file_of(row, pixels)
             stage = "write"
             with about(key=row.key, stage=stage):
-                self._storage.write(row.key, data, modified_at=row.modified_at)
+                self._store(row, data)
         except PhotoarkError as error:
             return _not_restored(row.key, error.message, stage)
         num_pixels = (row.width or 0) * (row.height or 0)
         return {"key": row.key, "num_bytes": len(data), "num_pixels": num_pixels, "reason": None, STAGE: None}
+
+    def _store(self, row: EncodedPhoto, data: bytes) -> None:
+        try:
+            self._storage.write(restored_path(row.key), data, modified_at=row.modified_at)
+        except PathConflictError:  # a bucket can hold both `a` and `a/b`
+            self._storage.write(flat_path(row.key), data, modified_at=row.modified_at)
 
 
 def not_restored(key: str, reason: str, stage: str, attempt: int) -> pa.Table:

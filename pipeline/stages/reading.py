@@ -18,7 +18,7 @@ from pipeline.logs import about
 from pipeline.pixels.probe import DEFAULT_LIMITS
 from pipeline.records import Photo, photos_from_table, photos_to_table
 from pipeline.stages.work import READ_S
-from pipeline.storage import Storage
+from pipeline.storage import fetch
 
 KNOWN = "known_sha256"
 """Column of the manifest that the read stage alone looks at: SHA-256 of what the archive's row was made of; may be missing."""
@@ -94,11 +94,10 @@ def _read(photo: Photo) -> _Item:
     if photo.size_bytes > DEFAULT_LIMITS.max_bytes:
         limit = DEFAULT_LIMITS.max_bytes >> 20
         return _Item(photo, reason=f"the file has {photo.size_bytes >> 20} MiB, more than the limit of {limit} MiB")
-    folder, _, name = photo.uri.rpartition("/")
     started_s = time.perf_counter()
     try:
         with about(key=photo.key, stage="read"):
-            found = Storage(folder or "/").fetch(name)
+            found = fetch(photo.uri)
     except StorageError as error:
         return _Item(photo, reason=error.message, read_s=time.perf_counter() - started_s)
     read_s = time.perf_counter() - started_s

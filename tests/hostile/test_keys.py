@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveDamagedError, StorageError
+from pipeline.names import flat_path, key_of_name, name_of_key, restored_path
 from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
-from pipeline.storage import Storage
+from pipeline.storage import Storage, check_relative
 
 FILE = b"bytes of a photo"
 OUTSIDE = (
@@ -35,32 +41,72 @@ def tree(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["outside", "odd"])
-def test_restored_files_stay_below_their_folder(kind: str, tmp_path: Path) -> None:
-    destination = tmp_path / "deep" / "out"
-    keys = OUTSIDE if kind == "outside" else ODD
+def restored(keys: tuple[str, ...], destination: Path) -> dict[str, str | None]:
+    """Key -> the reason why it was not restored."""
     worker = DecodeWorker(DecodeSettings(destination=str(destination)))
-    results = {result["key"]: result["reason"] for result in worker(encoded_to_table(map(kept, keys))).to_pylist()}
-    written = {key for key, reason in results.items() if reason is None}
-    if kind == "outside":
-        assert written == set()
-        assert all("safe path" in reason for reason in results.values())
-    else:
-        # Too long a name is the file system's to refuse; every other one is a name like others.
-        assert set(ODD) - written == {key for key in ODD if any(len(part) > 255 for part in key.split("/"))} | {
-            key for key in ODD if len(key) > 4096
-        }
-    assert tree(tmp_path) == {f"deep/out/{key}" for key in written}
+    results = worker(encoded_to_table(replace(kept(key), image=key.encode()) for key in keys)).to_pylist()
+    return {result["key"]: result["reason"] for result in results}
 
 
-def test_keys_that_differ_in_case_or_are_anothers_folder_lose_nothing(tmp_path: Path) -> None:
+def test_every_key_has_a_file_of_its_own_below_the_folder(tmp_path: Path) -> None:
+    destination = tmp_path / "deep" / "out"
+    reasons = restored(OUTSIDE + ODD, destination)
+    # Too long a path is the file system's to refuse.
+    assert {key for key, reason in reasons.items() if reason} == {key for key in ODD if len(key) > 4096 and "/" in key}
+    found = {(tmp_path / path).read_bytes().decode(): path.removeprefix("deep/out/") for path in tree(tmp_path)}
+    assert found.keys() == {key for key, reason in reasons.items() if reason is None}
+    # `.` and `./up.jpg` cannot both be below `.`.
+    assert all(path in (restored_path(key), flat_path(key)) for key, path in found.items())
+    assert all(path.startswith("deep/out/") for path in tree(tmp_path))
+
+
+def test_ordinary_keys_keep_their_names_and_others_are_escaped() -> None:
+    for key in ("a/b c.jpg", "ü/漢.png", "a\\b", "...", ".hidden", "100%25.jpg", "a\n", "␛", "x" * 255):
+        assert restored_path(key) == key
+    for key, path in {
+        "a//b": "a/␛-/b", "/a": "␛-/a", "a/": "a/␛-", "": "␛-", ".": "␛-.", "../x": "␛-../x", "a\0b": "␛-a%00b",
+        "␛-/x%": "␛-%E2%90%9B-/x%", "␛-%": "␛-%E2%90%9B-%25", "␛c3␛a9": "␛-%E2%90%9Bc3%E2%90%9Ba9",
+    }.items():  # fmt: skip
+        assert restored_path(key) == path
+    long = "漢" * 90 + ".jpg"
+    assert len(restored_path(long).encode()) <= 255
+    assert re.fullmatch("␛-漢+%~[0-9a-f]{32}.jpg", restored_path(long))
+
+
+@given(st.lists(st.text(st.sampled_from("␛-+%~./\0aef029Eéx") | st.characters(codec="utf-8")), unique=True))
+def test_two_keys_never_have_one_path(keys: list[str]) -> None:
+    paths = [path for key in keys for path in (restored_path(key), flat_path(key))]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        assert check_relative(path) == path
+        assert all(part and len(name_of_key(part)) <= 255 for part in path.split("/"))
+        assert key_of_name(name_of_key(path)) == path
+
+
+PIECES = (*(bytes([byte]) for byte in "␛".encode()), "␛".encode(), b"f", b"\xff")
+
+
+@given(st.lists(st.binary() | st.lists(st.sampled_from(PIECES)).map(b"".join)))
+def test_names_on_disk_and_keys_are_one_to_one(names: list[bytes]) -> None:
+    for name in names:
+        key = key_of_name(name)
+        assert name_of_key(key) == name
+        key.encode()  # it has no surrogates
+        with suppress(UnicodeDecodeError):
+            assert key == name.decode() or "␛".encode() in name
+
+
+def test_keys_that_differ_in_case_or_are_anothers_folder_all_come_back(tmp_path: Path) -> None:
     keys = ("A.jpg", "a.jpg", "a.JPG", "x", "x/y.jpg", "é.jpg", "e\u0301.jpg")
-    worker = DecodeWorker(DecodeSettings(destination=str(tmp_path)))
-    results = {result["key"]: result["reason"] for result in worker(encoded_to_table(map(kept, keys))).to_pylist()}
-    written = {key for key, reason in results.items() if reason is None}
-    assert {"A.jpg", "a.jpg", "a.JPG", "é.jpg", "e\u0301.jpg"} <= written
-    assert len(written & {"x", "x/y.jpg"}) == 1  # one of them, and the other says that it could not be written
-    assert tree(tmp_path) == written
+    for order in (keys, tuple(reversed(keys))):
+        folder = tmp_path / order[0]
+        for key in order:
+            assert restored((key,), folder) == {key: None}
+        # Of a key that is also a folder, the second one to come bears another name.
+        other = flat_path("x/y.jpg") if order is keys else flat_path("x")
+        plain = {"x", "x/y.jpg"} - {"x/y.jpg" if order is keys else "x"}
+        assert tree(folder) == set(keys) - {"x", "x/y.jpg"} | plain | {other}
+        assert sorted((folder / path).read_text() for path in tree(folder)) == sorted(keys)
 
 
 def test_a_file_is_not_written_through_a_link_that_leads_away(tmp_path: Path) -> None:

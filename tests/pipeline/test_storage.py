@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import SettingError, StorageError
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
-from pipeline.storage import Storage
+from pipeline.storage import Storage, fetch
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])
@@ -46,6 +46,63 @@ def test_a_missing_file_is_an_error_with_its_url(storage: Storage) -> None:
         storage.read("absent")
     assert storage.url in str(caught.value)
     assert "tests-secret" not in str(caught.value)
+
+
+def test_objects_are_listed_and_read_by_their_very_keys(s3_url: str, s3_server: str) -> None:
+    import boto3
+
+    client, bucket = boto3.client("s3", endpoint_url=s3_server), s3_url.removeprefix("s3://")
+    keys = ("p/a", "p/a/b", "p/a//b", "p//x", "p/x", "p/./y", "p/a/../x", "p/end/", "p//", "/p/x", "p%20/x", "p+x/é ?#")
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    client.put_object(Bucket=bucket, Key="p/empty/", Body=b"")  # a folder, as consoles make them
+
+    def listed(root: str) -> dict[str, bytes]:
+        return {f.path: fetch(f.uri).data for f in Storage(root).list()}
+
+    assert listed(s3_url) == {key: key.encode() for key in keys}
+    assert listed(f"{s3_url}/") == listed(s3_url)
+    below = {key.removeprefix("p/"): key.encode() for key in keys if key.startswith("p/")}
+    assert listed(f"{s3_url}/p") == listed(f"{s3_url}/p/") == below
+    assert listed(f"{s3_url}/p//") == listed(Storage(f"{s3_url}/p//").url) == {"x": b"p//x", "": b"p//"}
+    assert listed(f"{s3_url}//") == {"p/x": b"/p/x"}
+    assert [f.uri for f in Storage(f"{s3_url}/p//").list()] == [f"{s3_url}/p//", f"{s3_url}/p//x"]
+    with Storage(f"{s3_url}/p").open("a//b") as handle:
+        assert handle.read() == b"p/a//b"
+
+
+def test_local_paths_are_taken_as_they_are_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/sub")
+    assert Storage("link/../x").url == str(tmp_path / "far" / "x")
+    raw = os.fsdecode(b"b\xff")
+    for name in ("a b", "%41", "a#b", "a?b", "ü", "back\\slash", "new\nline", "a:b", "s3:", "␛ff", raw):
+        Storage(name).write("f", name.encode(errors="surrogateescape"))
+        assert (tmp_path / name / "f").exists()
+        (file,) = Storage(f"{name}/").list()
+        assert fetch(file.uri).data == Storage(Storage(name).url).read("f") == (tmp_path / name / "f").read_bytes()
+    for bad in ("", "a\0b"):
+        with pytest.raises(SettingError, match="must not be empty"):
+            Storage(bad)
+
+
+def test_file_urls_are_decoded_or_refused(tmp_path: Path) -> None:
+    Storage(tmp_path / "a b%é").write("f", b"x")
+    for url in ("file://{}/a%20b%25%C3%A9", "file://localhost{}/a%20b%25é", "FILE://{}/a b%25%c3%a9/"):
+        assert Storage(url.format(tmp_path)).read("f") == b"x"
+    for bad in (
+        "file://host/a",
+        "file://a",
+        "file://",
+        "file:///a?b",
+        "file:///a#b",
+        "file:///100%",
+        "file:///a%00",
+        "file:///a%2fb",
+    ):
+        with pytest.raises(SettingError, match="file"):
+            Storage(bad)
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../up", "a/../../up", "a\0b"])
@@ -86,18 +143,16 @@ def test_photos_are_listed_in_order(tmp_path: Path) -> None:
         list_photos(str(tmp_path / "absent"))
 
 
-def test_names_that_are_no_text_and_links_to_nothing_are_listed_and_say_what_is_wrong(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_and_links_to_nothing_are_listed(tmp_path: Path) -> None:
     (tmp_path / "good.jpg").write_bytes(b"x")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg")).write_bytes(b"x")
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     photos = list_photos(str(tmp_path))
-    assert [p.key for p in photos] == ["bad\\xff.jpg", "good.jpg", "link.jpg"]
-    storage = Storage(tmp_path)
-    with pytest.raises(StorageError, match="not UTF-8"):
-        storage.read(photos[0].key)
+    assert [p.key for p in photos] == ["bad␛ff.jpg", "good.jpg", "link.jpg"]
+    assert fetch(photos[0].uri).data == Storage(tmp_path).read(photos[0].key) == b"x"
     with pytest.raises(StorageError, match="does not exist"):
-        storage.read(photos[2].key)
+        fetch(photos[2].uri)
 
 
 def test_blocks_are_contiguous_and_bounded(tmp_path: Path) -> None:
