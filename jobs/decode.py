@@ -25,7 +25,8 @@ from jobs.options import (
     RayAddress,
     Weights,
 )
-from jobs.supervision import check_limits, show_failures, stopped, supervised
+from jobs.summaries import INCOMPLETE, show_decoded
+from jobs.supervision import check_limits, stopped, supervised
 
 
 def decode(
@@ -83,13 +84,8 @@ def decode(
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
-        there = f", {summary.num_skipped} there already" if summary.num_skipped else ""
-        typer.echo(
-            f"{summary.num_restored} of {summary.num_photos} photos restored, {summary.num_failed} failed{there}; "
-            f"{summary.bytes_out / 1e6:.2f} MB in {summary.elapsed_s:.1f} s"
-        )
-        show_failures(summary.failures)
+        show_decoded(summary)
     if summary.stopped:
         raise stopped()
-    if summary.num_failed:
-        raise typer.Exit(3)
+    if not summary.is_complete:
+        raise typer.Exit(INCOMPLETE)

@@ -30,12 +30,12 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.supervision import check_limits, show_failures, stopped, supervised
+from jobs.summaries import INCOMPLETE, show_encoded, show_estimate
+from jobs.supervision import check_limits, stopped, supervised
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from pipeline.stages.encode import EncodeJob
-    from pipeline.stages.job import JobSummary
 
 
 def encode(
@@ -93,30 +93,12 @@ def encode(
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
-        ratio = summary.bytes_in / summary.bytes_out if summary.bytes_out else 0.0
-        typer.echo(
-            f"{summary.num_photos} photos: {summary.num_encoded} encoded, {summary.num_kept} kept as they are, "
-            f"{summary.num_failed} failed, {summary.num_skipped} there already{_counted(summary)}; "
-            f"{summary.bytes_in / 1e6:.2f} MB became "
-            f"{summary.bytes_out / 1e6:.2f} MB ({ratio:.1f} times smaller) in {summary.elapsed_s:.1f} s"
-        )
-        show_failures(summary.failures)
+        show_encoded(summary)
     if summary.stopped:
         left = summary.num_photos - summary.num_new - summary.num_changed - summary.num_updated - summary.num_skipped
         raise stopped(left)
-    if summary.num_failed:
-        raise typer.Exit(3)
-
-
-def _counted(summary: JobSummary) -> str:
-    """What most jobs have none of."""
-    counts = {
-        "changed since": summary.num_changed,
-        "changed in name or time alone": summary.num_updated,
-        "sharing a stream": summary.num_shared,
-        "in the archive alone": summary.num_gone,
-    }
-    return "".join(f", {count} {what}" for what, count in counts.items() if count)
+    if not summary.is_complete:
+        raise typer.Exit(INCOMPLETE)
 
 
 def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
@@ -149,12 +131,4 @@ def _estimate(job: EncodeJob, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"event": "dry_run", **asdict(result)}))
         return
-    typer.echo(
-        f"{result.num_photos} files, {result.num_photos - result.num_todo} there already; to do: {result.num_todo} "
-        f"({result.num_todo - result.num_changed} new, {result.num_changed} changed; {result.bytes_todo / 1e6:.2f} MB)"
-    )
-    if result.num_sampled:
-        typer.echo(
-            f"expected from {result.num_sampled} of them, {result.num_sample_failures} of which failed: "
-            f"{result.expected_bytes / 1e6:.2f} MB, {result.expected_s:.0f} s with one process of this machine"
-        )
+    show_estimate(result)

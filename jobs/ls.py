@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from jobs.logs import tell
 from jobs.options import ArchiveUrl, AsJson, Include
+from jobs.phrases import count
 
 
 def ls(
@@ -19,9 +21,12 @@ def ls(
     """List the keys of an archive."""
     from pipeline.archive.commit import Archive
     from pipeline.archive.shard_reader import read_rows
+    from pipeline.records import Outcome
 
     columns = ["width", "height", "codec", "source_bytes", "reason"] if long or as_json else []
+    num_failed = 0
     for row in read_rows(Archive.open(archive), include, columns):
+        num_failed += row.outcome is Outcome.FAILED
         if as_json:
             fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason")
             typer.echo(json.dumps({name: getattr(row, name) for name in fields}))
@@ -33,3 +38,5 @@ def ls(
             )
         else:
             typer.echo(row.key)
+    if num_failed and not (long or as_json):
+        tell(f"{count(num_failed, 'of these files is', 'of these files are')} not stored; photoark ls -l says why")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.options import ArchiveUrl, AsJson
+from jobs.phrases import count, show, size
 
 
 def optimize(
@@ -25,9 +26,11 @@ def optimize(
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, **asdict(report)}))
         return
-    num_merged = sum(map(len, report.merged))
-    typer.echo(
-        f"{num_merged} shards ({report.merged_bytes / 1e6:.2f} MB) {'would become' if dry_run else 'became'} "
-        f"{len(report.merged)}; of {report.num_shards_before} shards, {report.num_shards_after} "
-        f"{'would be' if dry_run else 'are'} left"
+    if not report.merged:
+        show(f"nothing to merge in {count(report.num_shards_before, 'shard')}")
+        return
+    merged, into = count(sum(map(len, report.merged)), "shard"), count(len(report.merged), "larger one")
+    show(
+        f"{merged} of {size(report.merged_bytes)} {'would become' if dry_run else 'became'} {into}",
+        f"{count(report.num_shards_after, 'shard')} {'would be' if dry_run else 'are'} left, of {report.num_shards_before:,}",
     )

@@ -31,7 +31,9 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.supervision import check_limits, show_failures, stopped, supervised
+from jobs.phrases import show
+from jobs.summaries import INCOMPLETE, show_retried
+from jobs.supervision import check_limits, stopped, supervised
 
 
 def retry(
@@ -80,15 +82,11 @@ def retry(
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
-        typer.echo(
-            f"{summary.num_photos} had failed: {summary.num_encoded} encoded, {summary.num_kept} kept as they are, "
-            f"{summary.num_failed} failed again, {summary.num_skipped} gone from the source"
-        )
-        show_failures(summary.failures)
+        show_retried(summary)
     if summary.stopped:
         raise stopped(summary.num_photos - summary.num_skipped - summary.num_encoded - summary.num_kept - summary.num_failed)
-    if summary.num_failed or summary.num_skipped:
-        raise typer.Exit(3)
+    if not summary.is_complete:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _list(source: str, archive: str, *, as_json: bool) -> None:
@@ -102,8 +100,11 @@ def _list(source: str, archive: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"event": "dry_run", "failures": reasons, "gone": gone}))
         return
-    typer.echo(
-        f"{len(reasons)} failed, {len(reasons) - len(gone)} of which would be tried again; {len(gone)} gone from the source"
+    show(
+        (len(reasons), "file had failed", "files had failed"),
+        (len(reasons) - len(gone), "of them would be tried again", "of them would be tried again"),
+        (len(gone), "of them is gone from the source", "of them are gone from the source"),
+        *([] if reasons else ["nothing to retry: every file is stored"]),
     )
     for key, reason in reasons.items():
         typer.echo(f"{'gone' if key in gone else 'failed'}: {key}: {reason}")

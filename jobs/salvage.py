@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.options import AsJson
+from jobs.phrases import count, show
 
 DAMAGED = 4
 
@@ -30,7 +31,11 @@ def salvage(
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
-        typer.echo(f"{report.num_rows} rows from {report.num_shards} shards; {report.num_superseded} more had been replaced")
+        show(
+            f"{count(report.num_rows, 'row')} from {count(report.num_shards, 'shard')}",
+            (report.num_superseded, "row more had been replaced", "rows more had been replaced"),
+            (report.num_failed, "of the rows failed: its file is not stored", "of the rows failed: their files are not stored"),
+        )
         for path, what in report.damaged:
             typer.echo(f"damaged: {path}: {what}", err=True)
         for key in report.doubtful:

@@ -8,6 +8,7 @@ from collections import Counter
 import typer
 
 from jobs.options import ArchiveUrl, AsJson
+from jobs.phrases import count, show, shrinkage, size
 
 
 def stat(archive: ArchiveUrl, as_json: AsJson = False) -> None:
@@ -19,12 +20,12 @@ def stat(archive: ArchiveUrl, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(totals.to_dict()))
         return
-    counts = Counter(totals.outcomes)
-    typer.echo(f"{totals.num_photos} photos in {totals.num_shards} shards: {_list(counts)}")
-    sizes = {"sources": totals.source_bytes, "streams": totals.stream_bytes, "shards": totals.shard_bytes}
-    typer.echo(", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items()))
-    typer.echo(f"codecs: {_list(Counter(totals.codecs))}")
-
-
-def _list(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+    outcomes = totals.outcomes
+    show(
+        f"{count(totals.num_photos, 'file')} in {count(totals.num_shards, 'shard')}, {size(totals.shard_bytes)}",
+        (outcomes.get("encoded", 0), "encoded", "encoded"),
+        (outcomes.get("kept", 0), "kept as it is", "kept as they are"),
+        (outcomes.get("failed", 0), "not stored: photoark ls -l says why", "not stored: photoark ls -l says why"),
+        *([shrinkage(totals.stored_bytes, totals.stream_bytes)] if totals.stream_bytes else []),
+        *(f"{codec}: {count(number, 'file')}" for codec, number in Counter(totals.codecs).most_common()),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.logs import are_lines_on_stderr, tell, worker_logs
+from jobs.logs import tell, worker_logs
+from jobs.phrases import count
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Supervision:
 
     def finish(self, summary: JobSummary) -> None:
         """Write the report, where one is wanted, and a log line of what the job came to."""
-        counts = {name: value for name, value in asdict(summary).items() if name != "failures"}
-        log.info("job ended", extra=counts)
+        counts = {name: value for name, value in asdict(summary).items() if not isinstance(value, list | dict)}
+        log.info("job ended", extra=counts | {"num_not_stored": len(summary.not_stored)})
         if self.report is not None:
             from jobs.report import write_report
 
@@ -68,16 +69,9 @@ def supervised(settings: Settings, *, verb: str, as_json: bool, report: Path | N
         yield Supervision(History(), watch, on_progress, lambda: budget.is_spent(watch), report)
 
 
-def show_failures(failures: Iterable[tuple[str, str]]) -> None:
-    """Name photos and reasons on standard error; where that holds log lines, there is one of each already."""
-    if not are_lines_on_stderr():
-        for key, reason in failures:
-            tell(f"failed: {key}: {reason}")
-
-
 def stopped(num_left: int | None = None) -> typer.Exit:
     """What ends a command whose job ended at a limit."""
-    left = "" if num_left is None else f" with {num_left} photos to do"
+    left = "" if num_left is None else f" with {count(num_left, 'photo')} to do"
     tell(f"stopped at the limit{left}; the same command goes on from there")
     return typer.Exit(STOPPED)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.options import ArchiveUrl, AsJson
+from jobs.phrases import count, show, size
 
 
 def vacuum(
@@ -27,6 +28,7 @@ def vacuum(
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, **asdict(report)}))
         return
-    typer.echo(f"{len(report.paths)} files, {report.num_bytes} bytes {'would be deleted' if dry_run else 'deleted'}")
+    what = "would be deleted" if dry_run else "deleted"
+    show(f"{count(len(report.paths), 'file')} {what}, {size(report.num_bytes)}" if report.paths else "nothing to delete")
     for path in report.paths:
         typer.echo(path)

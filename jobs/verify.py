@@ -31,6 +31,8 @@ from jobs.options import (
     StripGps,
     Weights,
 )
+from jobs.phrases import MAX_NAMED, count, show, size
+from jobs.summaries import INCOMPLETE, show_skipped
 from jobs.supervision import check_limits, stopped, supervised
 
 if TYPE_CHECKING:
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
     from pipeline.codecs.registry import CodecOptions
     from pipeline.stages.repair import RepairSummary
 
-INCOMPLETE, DAMAGED = 3, 4
-_KEYS_SHOWN = 20
+DAMAGED = 4
 
 
 def verify(
@@ -82,9 +83,9 @@ def verify(
 ) -> None:
     """Check every byte: shards, pages, headers of streams, row counts, statistics, each key once. Lists orphaned files.
 
-    Exit code 4: damage was found, or is left after --repair. 3: none, but photos of the source given by --against are missing
-    or have changed, or a repair found photos in neither archive nor source. Sound rows are kept; --codec and --quality are
-    for what is encoded again.
+    Exit code 4: damage was found, or is left after --repair. 3: no damage, but some files are not stored, because their rows
+    failed; or files of the source given by --against are missing or have changed; or a repair found photos in neither archive
+    nor source. Sound rows are kept; --codec and --quality are for what is encoded again.
     """
     from jobs.settings import load_settings
     from pipeline.archive.commit import Archive
@@ -136,7 +137,7 @@ def verify(
     if not report.is_clean:
         raise typer.Exit(DAMAGED)
     is_short = repaired is not None and not repaired.is_complete
-    if is_short or (comparison is not None and not comparison.is_complete):
+    if is_short or report.not_stored or (comparison is not None and not comparison.is_complete):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -147,8 +148,10 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
     with supervised(settings, verb="encoding", as_json=as_json) as job_of:
         summary = repair(job, report, job_of.on_progress, should_stop=job_of.should_stop)
     if not as_json:
-        typer.echo(
-            f"repaired {summary.num_shards} shards: {summary.num_rows_kept} rows kept, {summary.num_encoded} encoded again"
+        show(
+            (summary.num_shards, "shard repaired", "shards repaired"),
+            (summary.num_rows_kept, "row kept", "rows kept"),
+            (summary.num_encoded, "photo encoded again", "photos encoded again"),
         )
         told = {
             "not provable, kept because the source has it no more": summary.doubtful,
@@ -160,7 +163,7 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
             for name in names:
                 tell(f"{what}: {name}")
         if summary.num_unnamed:
-            tell(f"lost besides: {summary.num_unnamed} rows whose keys cannot be read")
+            tell(f"lost besides: {count(summary.num_unnamed, 'row')} whose keys cannot be read")
     return summary
 
 
@@ -186,32 +189,55 @@ def _comparer(source: str, *, checksum: bool) -> Comparer:
 
     from pipeline.archive.compare import Comparer
     from pipeline.records import Photo
-    from pipeline.sources.folder import list_photos
+    from pipeline.sources.folder import list_source
     from pipeline.storage import fetch
 
     def digest(photo: Photo) -> str:
         return hashlib.sha256(fetch(photo.uri).data).hexdigest()
 
-    return Comparer(list_photos(source), digest if checksum else None)
+    listing = list_source(source)
+    return Comparer(listing.photos, digest if checksum else None, skipped=listing.skipped)
 
 
 def _show(report: VerifyReport, comparison: Comparison | None) -> None:
-    decoded = f", {report.num_decoded} decoded" if report.num_decoded else ""
-    typer.echo(f"{report.num_shards} shards, {report.num_rows} rows{decoded}, {len(report.damages)} damaged")
+    show(
+        (report.num_shards, "shard"),
+        (report.num_rows, "row"),
+        (report.num_decoded, "stream decoded", "streams decoded"),
+        count(len(report.damages), "fault") if report.damages else "no damage",
+    )
     for damage in report.damages:
         keys = _listed(damage.keys) if damage.all_keys_known else " ... ".join(damage.keys)
         tell(f"damaged: {damage.shard}: {keys or 'whole shard'}: {damage.what}")
     if report.orphans:
         size_bytes = sum(orphan.size_bytes for orphan in report.orphans)
-        typer.echo(f"{len(report.orphans)} files that the log does not name, {size_bytes} bytes; no damage:")
+        show(f"{count(len(report.orphans), 'file')} that the log does not name, {size(size_bytes)}; no damage")
         for orphan in report.orphans:
             typer.echo(f"orphan: {orphan.path}: {orphan.size_bytes} bytes")
-    if comparison is None:
-        return
-    typer.echo(
-        f"against the source: {comparison.num_same} the same, {len(comparison.missing)} missing, "
-        f"{len(comparison.changed)} changed, {len(comparison.extra)} extra"
+    _show_not_stored(report.not_stored)
+    if comparison is not None:
+        _show_comparison(comparison)
+        typer.echo(_verdict(report, comparison))
+
+
+def _show_not_stored(reasons: dict[str, str]) -> None:
+    show((len(reasons), "file is not stored", "files are not stored"))
+    for key, reason in list(reasons.items())[:MAX_NAMED]:
+        typer.echo(f"not stored: {key}: {reason}")
+    if len(reasons) > MAX_NAMED:
+        typer.echo(f"not stored: {len(reasons) - MAX_NAMED:,} more; --json names all")
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    show(
+        "against the source:",
+        (comparison.num_same, "file the same", "files the same"),
+        (len(comparison.missing), "file missing", "files missing"),
+        (len(comparison.not_stored), "file not stored", "files not stored"),
+        (len(comparison.changed), "file changed", "files changed"),
+        (len(comparison.extra), "file in the archive alone", "files in the archive alone"),
     )
+    show_skipped(comparison.skipped)
     for key in comparison.missing:
         typer.echo(f"missing: {key}")
     for change in comparison.changed:
@@ -220,6 +246,34 @@ def _show(report: VerifyReport, comparison: Comparison | None) -> None:
         typer.echo(f"extra: {key}")
 
 
+def _verdict(report: VerifyReport, comparison: Comparison) -> str:
+    """Whether the source may go, as far as this run proved it."""
+    from pipeline.codecs.registry import is_generative
+    from pipeline.records import SkipReason
+
+    chosen = (SkipReason.NOT_INCLUDED, SkipReason.EXCLUDED, SkipReason.NO_PHOTO)
+    num_left_out = sum(skipped.num_entries for skipped in comparison.skipped if skipped.reason in chosen)
+    if any(skipped.reason is SkipReason.ARCHIVE for skipped in comparison.skipped):
+        return "keep the source: an archive lies inside it"
+    if not report.is_clean or not comparison.is_complete:
+        return "keep the source: not every file of it is stored, sound and unchanged"
+    if num_left_out:
+        return f"keep the source: {count(num_left_out, 'entry', 'entries')} that were left out are not stored"
+    if not comparison.num_same:
+        return "the source holds no files"
+    if report.num_decoded < report.num_streams:
+        return "every file is stored; add --decode to prove that each decodes"
+    files = f"each of {count(comparison.num_same, 'file')} is stored and decodes"
+    if num_excluded := sum(s.num_entries for s in comparison.skipped if s.reason is SkipReason.EXCLUDED_BY_DEFAULT):
+        files += f"; {num_excluded:,} excluded by default {'is' if num_excluded == 1 else 'are'} not stored"
+    if num_synthesised := sum(number for codec, number in comparison.codecs.items() if is_generative(codec)):
+        return (
+            f"safe to delete the source, if synthesised detail will do for {count(num_synthesised, 'photo')} of a generative "
+            f"codec: {files}"
+        )
+    return f"safe to delete the source: {files}"
+
+
 def _listed(keys: tuple[str, ...]) -> str:
-    more = len(keys) - _KEYS_SHOWN
-    return ", ".join(keys[:_KEYS_SHOWN]) + (f" and {more} more (--json names them all)" if more > 0 else "")
+    more = len(keys) - MAX_NAMED
+    return ", ".join(keys[:MAX_NAMED]) + (f" and {more} more (--json names them all)" if more > 0 else "")

@@ -3,17 +3,19 @@ a photo, which one stays."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from pipeline.records import EncodedPhoto, Outcome, Photo
+from pipeline.records import EncodedPhoto, Outcome, Photo, Skipped
 
 SOURCE_COLUMNS = (
     "key",
     "codec",
     "outcome",
+    "reason",
     "same_as",
     "source_uri",
     "source_bytes",
@@ -36,6 +38,11 @@ class SourceVersion(NamedTuple):
 def version_of(row: EncodedPhoto) -> SourceVersion:
     """The version that `row` was made of."""
     return SourceVersion(row.source_bytes, row.source_sha256, row.source_etag, row.modified_at)
+
+
+def reason_of(row: EncodedPhoto) -> str:
+    """Why nothing is stored of a photo whose row failed."""
+    return row.reason or "unknown"
 
 
 def difference(row: EncodedPhoto, photo: Photo) -> str | None:
@@ -97,28 +104,41 @@ class Comparison:
     num_same: int
     missing: tuple[str, ...]
     """In the source, and not (or not readable) in the archive."""
+    not_stored: dict[str, str]
+    """Key -> reason, of files of the source whose rows failed: nothing of them is stored."""
     changed: tuple[Change, ...]
     extra: tuple[str, ...]
     """In the archive, gone from the source."""
+    codecs: dict[str, int]
+    """Codec -> files of the source that its streams stand for; files that are stored as their bytes have none."""
+    skipped: tuple[Skipped, ...] = ()
+    """What the listing of the source left out, by reason."""
 
     @property
     def is_complete(self) -> bool:
         """Whether the archive holds all of the source as it is; what is extra does no harm."""
-        return not (self.missing or self.changed)
+        is_all_listed = all(skipped.reason.is_harmless for skipped in self.skipped)
+        return is_all_listed and not (self.missing or self.not_stored or self.changed)
 
 
 class Comparer:
     """Takes the rows of an archive one by one, so that reading them once serves this too."""
 
-    def __init__(self, photos: Iterable[Photo], digest: Callable[[Photo], str] | None = None) -> None:
+    def __init__(
+        self, photos: Iterable[Photo], digest: Callable[[Photo], str] | None = None, *, skipped: tuple[Skipped, ...] = ()
+    ) -> None:
         """Take the source's photos.
 
         Args:
             digest: SHA-256 (hex digits) of a photo's file, which then decides; without it, `difference` does.
+            skipped: what the listing of the source left out.
         """
+        self._skipped = skipped
         self._left = {photo.key: photo for photo in photos}
         self._digest = digest
         self._num_same = 0
+        self._not_stored: dict[str, str] = {}
+        self._codecs: Counter[str] = Counter()
         self._changed: list[Change] = []
         self._extra: list[str] = []
 
@@ -131,18 +151,25 @@ class Comparer:
         photo = self._left.pop(row.key, None)
         if photo is None:
             self._extra.append(row.key)
+        elif row.outcome is Outcome.FAILED:
+            self._not_stored[row.key] = reason_of(row)
         elif what := self._difference(row, photo):
             self._changed.append(Change(key=row.key, what=what))
         else:
             self._num_same += 1
+            if row.outcome is Outcome.ENCODED and row.codec:
+                self._codecs[row.codec] += 1
 
     def result(self) -> Comparison:
         """What came out, keys sorted; photos that no row was seen for are missing."""
         return Comparison(
             num_same=self._num_same,
             missing=tuple(sorted(self._left)),
+            not_stored=dict(sorted(self._not_stored.items())),
             changed=tuple(sorted(self._changed, key=lambda change: change.key)),
             extra=tuple(sorted(self._extra)),
+            codecs=dict(self._codecs),
+            skipped=self._skipped,
         )
 
     def _difference(self, row: EncodedPhoto, photo: Photo) -> str | None:

@@ -44,6 +44,8 @@ class SalvageReport:
     """Keys whose rows come from a shard that is hurt where no checksum tells what depends on it."""
     lost: tuple[str, ...]
     """Keys of rows that share a stream which is in no shard."""
+    num_failed: int = 0
+    """Of `num_rows`, failures: nothing of their files was stored."""
 
     @property
     def is_complete(self) -> bool:
@@ -78,6 +80,7 @@ def salvage(storage: Storage, new_url: str) -> SalvageReport:
         damaged=tuple(damaged),
         doubtful=tuple(sorted(key for key, row in best.items() if not row.rank.is_proved)),
         lost=tuple(sorted(lost)),
+        num_failed=sum(not row.rank.is_photo for row in best.values()),
     )
 
 

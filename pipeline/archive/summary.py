@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import list_fragments, read_fragment
+from pipeline.records import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Totals:
     codecs: dict[str, int]
     """Codec -> photos; those that failed have none."""
     source_bytes: int
+    stored_bytes: int
+    """Of `source_bytes`, those of files that are stored: without failures."""
     stream_bytes: int
     """Of the bitstreams and kept files."""
     shard_bytes: int
@@ -41,7 +44,7 @@ def summarise(archive: Archive) -> Totals:
     """
     outcomes: Counter[str] = Counter()
     codecs: Counter[str] = Counter()
-    source_bytes = stream_bytes = pixels = 0
+    source_bytes = failed_bytes = stream_bytes = pixels = 0
     # bpp is bits of the stream over pixels: with it, no bitstream need be read to know its size.
     columns = ["outcome", "codec", "source_bytes", "width", "height", "bpp", "same_as"]
     for fragment in list_fragments(archive):
@@ -52,9 +55,11 @@ def summarise(archive: Archive) -> Totals:
         for row in table.to_pylist():
             area = (row["width"] or 0) * (row["height"] or 0)
             pixels += area
+            if row["outcome"] == Outcome.FAILED:
+                failed_bytes += row["source_bytes"] or 0
             if row.get("same_as"):
                 continue
-            if row["outcome"] == "kept":
+            if row["outcome"] == Outcome.KEPT:
                 stream_bytes += row["source_bytes"]
             elif row["bpp"] is not None:
                 stream_bytes += round(row["bpp"] * area / 8)
@@ -65,6 +70,7 @@ def summarise(archive: Archive) -> Totals:
         outcomes=dict(outcomes),
         codecs=dict(codecs),
         source_bytes=source_bytes,
+        stored_bytes=source_bytes - failed_bytes,
         stream_bytes=stream_bytes,
         shard_bytes=sum(shard.size_bytes for shard in shards),
         pixels=pixels,

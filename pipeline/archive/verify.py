@@ -7,9 +7,10 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.compare import reason_of
 from pipeline.archive.references import holds
 from pipeline.archive.shard_check import Damage, DamageKind, check_shard
 from pipeline.archive.shard_reader import read_shard
@@ -41,6 +42,10 @@ class VerifyReport:
     num_decoded: int
     damages: tuple[Damage, ...]
     orphans: tuple[Orphan, ...] = ()
+    num_streams: int = 0
+    """Bitstreams that could be decoded, each counted once."""
+    not_stored: dict[str, str] = field(default_factory=dict)
+    """Key -> reason, of rows that failed: nothing of these files is stored. No damage."""
 
     @property
     def is_clean(self) -> bool:
@@ -74,7 +79,8 @@ def verify(
     shard_of: dict[str, str] = {}
     digests: dict[str, str] = {}
     references: list[tuple[str, str, str, str]] = []
-    num_rows = num_decoded = 0
+    not_stored: dict[str, str] = {}
+    num_rows = num_streams = num_decoded = 0
     for shard in shards:
         found = check_shard(archive.storage, shard)
         damages += found.damages
@@ -87,8 +93,11 @@ def verify(
             elif on_row is not None:
                 on_row(row)
             shard_of.setdefault(row.key, shard.path)
+            if row.outcome is Outcome.FAILED:
+                not_stored[row.key] = reason_of(row)
             faults = [*_faults(row)]
             has_stream = row.outcome is Outcome.ENCODED and row.same_as is None
+            num_streams += has_stream
             if has_stream and check is not None and not faults:
                 faults += _faults_by(check, row)
             if has_stream and decode is not None and not faults and random.random() < share:
@@ -118,8 +127,10 @@ def verify(
         num_shards=len(shards),
         num_rows=num_rows,
         num_decoded=num_decoded,
+        num_streams=num_streams,
         damages=tuple(damages),
         orphans=tuple(sorted(orphans, key=lambda orphan: orphan.path)),
+        not_stored=dict(sorted(not_stored.items())),
     )
 
 

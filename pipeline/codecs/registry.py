@@ -36,8 +36,13 @@ def codec_names() -> list[str]:
 
 
 def uses_gpu(name: str) -> bool:
-    """Whether a codec may run on a GPU; of a codec that is not here nothing is known, so it may."""
+    """Whether a codec may run on a GPU; unknown codecs are assumed to."""
     return _CODECS.get(name, _ditic) is _ditic
+
+
+def is_generative(name: str) -> bool:
+    """Whether a codec synthesises detail, as its `CodecInfo.generative` says, without making it."""
+    return _CODECS.get(name) in _GENERATIVE
 
 
 def get_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
@@ -147,3 +152,5 @@ _CODECS: dict[str, Callable[[str, CodecOptions], Codec]] = {
     "jxl": _classical,
     "original": _original,
 }
+_GENERATIVE = frozenset((_ditic,))
+"""Makers of codecs whose `CodecInfo.generative` is true."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import SourceVersion, difference, version_of
+from pipeline.archive.compare import SourceVersion, difference, reason_of, version_of
 from pipeline.archive.references import holds
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.selection import DEFAULT_SELECTION, Selection
@@ -28,6 +28,8 @@ class Work:
     """Keys of `seen` that are encoded even if their bytes turn out to be those of the row, because it is a failure."""
     holders: dict[str, str] = field(default_factory=dict)
     """SHA-256 -> key of a row whose stream a photo of `todo` may share."""
+    not_stored: dict[str, str] = field(default_factory=dict)
+    """Key -> reason, of photos whose rows are failures; those of `todo` among them are tried again."""
     num_unchanged: int = 0
     num_gone: int = 0
     """Rows whose photos the source no longer has; they stay."""
@@ -70,6 +72,8 @@ def find_work(
                 work.encode_anyway.add(photo.key)
         else:
             work.num_unchanged += 1
+        if photo is not None and row.outcome is Outcome.FAILED:
+            work.not_stored[photo.key] = reason_of(row)
         sha256 = row.source_sha256
         if sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256) and may_share(row):
             work.holders[sha256] = photo.key if photo is not None else row.key

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from pipeline.archive.compare import version_of
+from pipeline.archive.compare import reason_of, version_of
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_writer import row_bytes
 from pipeline.progress import Clock, Progress
@@ -48,7 +48,7 @@ class Committer:
             interval_s: from the beginning of an actor's work on a block to the end of the commit of its rows; longer where
                 block and commit take more than three quarters of it.
         """
-        self.summary = JobSummary()
+        self.summary = JobSummary(not_stored=work.not_stored)
         self._commit, self._refer, self._work = commit, refer, work
         self._interval_s, self._history, self._clock = interval_s, history, Clock()
         self._rows: list[EncodedPhoto] = []
@@ -206,15 +206,25 @@ class Committer:
             summary.num_changed += 1
         else:
             summary.num_new += 1
+        if row.outcome is Outcome.FAILED:
+            self._count_failure(row)
+            return
+        summary.not_stored.pop(row.key, None)
+        summary.bytes_stored += row.source_bytes
         if row.same_as is not None:
             summary.num_shared += 1
             return
         summary.bytes_out += len(row.image or b"") + len(row.original or b"")
-        if row.outcome is Outcome.FAILED:
-            summary.fail(row.key, row.reason or "unknown")
-            return
         summary.num_pixels += (row.width or 0) * (row.height or 0)
         if row.outcome is Outcome.ENCODED:
             summary.num_encoded += 1
         else:
             summary.num_kept += 1
+
+    def _count_failure(self, row: EncodedPhoto) -> None:
+        summary, reason = self.summary, reason_of(row)
+        summary.fail(row.key, reason)
+        if row.key in self._work.seen and row.key not in summary.not_stored:
+            summary.num_outdated += 1  # a failure does not take the place of a photo
+        else:
+            summary.not_stored[row.key] = reason

@@ -27,6 +27,8 @@ class Estimate:
     num_todo: int
     """Of these, not in the archive, or changed since."""
     num_changed: int
+    not_stored: dict[str, str]
+    """Key -> reason, of photos that failed in an earlier job; those that changed since are among the photos to do."""
     bytes_todo: int
     num_sampled: int
     num_sample_failures: int
@@ -78,6 +80,7 @@ def estimate(job: EncodeJob) -> Estimate:
         num_photos=len(listing.photos),
         num_todo=len(todo),
         num_changed=len(work.seen),
+        not_stored=work.not_stored,
         bytes_todo=bytes_todo,
         num_sampled=len(sample),
         num_sample_failures=num_failures,

@@ -47,6 +47,8 @@ class JobSummary:
     num_restored: int = 0
     num_failed: int = 0
     bytes_in: int = 0
+    bytes_stored: int = 0
+    """Of `bytes_in`, those of the files that were encoded, kept or share a stream, and became `bytes_out`."""
     bytes_out: int = 0
     num_pixels: int = 0
     elapsed_s: float = 0.0
@@ -54,14 +56,23 @@ class JobSummary:
     """Whether it ended before all was done because it was told to."""
     skipped: tuple[Skipped, ...] = ()
     """What the listing of the source left out, by reason; entries of a reason that is not harmless may have been photos."""
+    num_outdated: int = 0
+    """Of the photos that failed, those of which the archive keeps an earlier version."""
     failures: list[tuple[str, str]] = field(default_factory=list)
-    """(key, reason) of the first hundred; the archive's rows hold them all."""
+    """(key, reason) of each photo that failed in this job."""
+    not_stored: dict[str, str] = field(default_factory=dict)
+    """Key -> reason, of photos of the source of which the archive holds nothing: they failed in this job or an earlier one."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every photo is stored, or restored, and no folder of the source was unreadable."""
+        is_all_listed = all(skipped.reason.is_harmless for skipped in self.skipped)
+        return is_all_listed and not (self.num_failed or self.not_stored)
 
     def fail(self, key: str, reason: str) -> None:
         """Count a failure."""
         self.num_failed += 1
-        if len(self.failures) < 100:
-            self.failures.append((key, reason))
+        self.failures.append((key, reason))
 
 
 def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | None = None) -> PoolPlan:

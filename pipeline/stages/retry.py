@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.compare import reason_of
 from pipeline.archive.shard_reader import read_rows
 from pipeline.progress import Clock, OnProgress
 from pipeline.records import EncodedPhoto, Outcome
@@ -28,7 +29,7 @@ def failures(archive: Archive) -> dict[str, str]:
         ArchiveDamagedError: a shard is missing or damaged.
     """
     rows = read_rows(archive, columns=["reason"])
-    return {row.key: row.reason or "unknown" for row in rows if row.outcome is Outcome.FAILED}
+    return {row.key: reason_of(row) for row in rows if row.outcome is Outcome.FAILED}
 
 
 def retry(
@@ -68,7 +69,7 @@ def retry(
         if changed:
             archive.put(changed)
 
-    work = Work(todo={key: photos[key] for key in reasons if key in photos})
+    work = Work(todo={key: photos[key] for key in reasons if key in photos}, not_stored=dict(reasons))
     num_todo = len(work.todo)
     log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": num_todo})
     summary = process(job, work, commit, on_progress, history=history, should_stop=should_stop)

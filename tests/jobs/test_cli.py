@@ -68,7 +68,14 @@ def test_a_dry_run_tells_what_the_job_comes_to_and_writes_nothing(source: Path, 
     # All of so small a source is sampled, so what is expected is what comes.
     assert found["expected_bytes"] == json.loads(photoark("stat", archive, "--json").stdout)["stream_bytes"]
     assert not (tmp_path / "none").exists()
-    assert "expected from 4 of them" in photoark("encode", source, tmp_path / "none", "--codec", "webp", "--dry-run").stdout
+    assert "expected, from 4 samples" in photoark("encode", source, tmp_path / "none", "--codec", "webp", "--dry-run").stdout
+
+
+def test_a_file_that_is_not_stored_is_told_by_every_run(source: Path, archive: Path) -> None:
+    result = photoark("encode", source, archive, "--codec", "webp")
+    assert result.returncode == 3, result.stderr
+    assert "3 files were stored already\nnothing to encode\n1 file is not stored; photoark retry" in result.stdout
+    assert "not stored: notes.txt: the file is not an image of a known format\n" in result.stderr
 
 
 def test_ls_and_stat_tell_what_is_there(archive: Path) -> None:
@@ -95,7 +102,7 @@ def test_restore_writes_a_file_or_standard_output(archive: Path, tmp_path: Path,
 
 
 def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
-    assert photoark("verify", archive, "--decode").returncode == 0
+    assert photoark("verify", archive, "--decode").returncode == 3  # one file is not stored
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(archive), str(copy)], check=True)
     (shard,) = Archive.open(str(copy)).shards()
@@ -112,9 +119,10 @@ def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
 
 def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive: Path, tmp_path: Path) -> None:
     result = photoark("verify", archive, "--against", source, "--sample", "100%")
-    assert result.returncode == 0, result.stderr
-    assert "3 decoded" in result.stdout
-    assert "4 the same, 0 missing, 0 changed, 0 extra" in result.stdout
+    assert result.returncode == 3, result.stderr
+    assert "3 streams decoded" in result.stdout
+    assert "3 files the same\n1 file not stored\nkeep the source" in result.stdout
+    assert result.stdout.count("not stored: notes.txt: the file is not an image of a known format\n") == 1
     copy, changed = tmp_path / "copy", tmp_path / "changed"
     shutil.copytree(archive, copy)
     shutil.copytree(source, changed)
@@ -154,7 +162,8 @@ def test_a_damaged_archive_is_repaired_from_its_source(source: Path, archive: Pa
     assert (report["repair"]["num_encoded"], report["repair"]["failed"]) == (3, ["notes.txt"])
     assert [orphan["path"] for orphan in report["orphans"]] == []
     result = photoark(*command)
-    assert (result.returncode, json.loads(result.stdout)["repair"]) == (0, None)
+    found = json.loads(result.stdout)
+    assert (result.returncode, found["repair"], [*found["not_stored"]]) == (3, None, ["notes.txt"])
 
 
 def test_retry_optimize_and_vacuum(source: Path, archive: Path, tmp_path: Path) -> None:
@@ -173,8 +182,8 @@ def test_retry_optimize_and_vacuum(source: Path, archive: Path, tmp_path: Path) 
     done = photoark("optimize", copy, "--json")
     assert json.loads(done.stdout) == {**json.loads(planned.stdout), "dry_run": False}
     assert len(Archive.open(str(copy)).shards()) == 1
-    assert "0 files" in photoark("vacuum", copy, "--dry-run").stdout
-    assert "3 files" in photoark("vacuum", copy, "--retention-hours", "0").stdout
+    assert "nothing to delete" in photoark("vacuum", copy, "--dry-run").stdout
+    assert "3 files deleted" in photoark("vacuum", copy, "--retention-hours", "0").stdout
     report = verify(Archive.open(str(copy)))
     assert (report.num_rows, report.is_clean, report.orphans) == (5, True, ())
 

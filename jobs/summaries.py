@@ -1,0 +1,119 @@
+"""What `encode`, `retry` and `decode` say at their end: one fact a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobs.logs import tell
+from jobs.phrases import count, duration, name_files, show, shrinkage, size
+
+if TYPE_CHECKING:
+    from pipeline.records import Skipped
+    from pipeline.stages.estimate import Estimate
+    from pipeline.stages.job import JobSummary
+
+INCOMPLETE = 3
+"""Exit code of a command that is done, where photos are not stored or did not come back."""
+
+
+def show_encoded(summary: JobSummary) -> None:
+    """Say what `encode` came to; photos of which the archive holds nothing are named, also those of earlier runs."""
+    earlier = {key: why for key, why in summary.not_stored.items() if key not in dict(summary.failures)}
+    show(
+        (summary.num_photos, "file in the source", "files in the source"),
+        *_stored(summary),
+        (summary.num_changed, "file had changed", "files had changed"),
+        (summary.num_updated, "file has another time and the same bytes", "files have another time and the same bytes"),
+        (summary.num_skipped - len(earlier), "file was stored already", "files were stored already"),
+        (summary.num_gone, "file in the archive is gone from the source", "files in the archive are gone from the source"),
+        *_failed(summary),
+        *_costs(summary),
+    )
+    show_skipped(summary.skipped)
+    name_files("failed", summary.failures)
+    name_files("not stored", earlier)
+    one, many = (f"{words}; photoark retry SRC ARCHIVE tries again" for words in _NOT_STORED)
+    show((len(summary.not_stored), one, many))
+
+
+def show_retried(summary: JobSummary) -> None:
+    """Say what `retry` came to."""
+    gone = {key: why for key, why in summary.not_stored.items() if key not in dict(summary.failures)}
+    show(
+        (summary.num_photos, "file had failed", "files had failed"),
+        *_stored(summary),
+        *_failed(summary),
+        (summary.num_skipped, "file is gone from the source", "files are gone from the source"),
+        *_costs(summary),
+    )
+    name_files("failed", summary.failures)
+    name_files("not stored", gone)
+    show((len(summary.not_stored), *_NOT_STORED))
+
+
+def show_decoded(summary: JobSummary) -> None:
+    """Say what `decode` came to."""
+    show(
+        (summary.num_photos, "photo in the archive", "photos in the archive"),
+        (summary.num_restored, "photo restored", "photos restored"),
+        (summary.num_skipped, "photo was there already", "photos were there already"),
+        (summary.num_failed, "photo not restored", "photos not restored"),
+        *([f"{size(summary.bytes_out)} written"] if summary.bytes_out else []),
+        f"took {duration(summary.elapsed_s)}",
+    )
+    name_files("failed", summary.failures)
+
+
+def show_estimate(estimate: Estimate) -> None:
+    """Say what `encode --dry-run` expects."""
+    show(
+        (estimate.num_photos, "file in the source", "files in the source"),
+        (estimate.num_photos - estimate.num_todo, "file is in the archive already", "files are in the archive already"),
+        (len(estimate.not_stored), "of its rows failed and is not stored", "of its rows failed and are not stored"),
+        (estimate.num_todo - estimate.num_changed, "file is new", "files are new"),
+        (estimate.num_changed, "file changed", "files changed"),
+    )
+    if estimate.num_sampled:
+        show(
+            f"{size(estimate.bytes_todo)} to encode",
+            f"{size(estimate.expected_bytes)} expected, from {count(estimate.num_sampled, 'sample')}",
+            (estimate.num_sample_failures, "of the samples failed", "of the samples failed"),
+            f"{duration(estimate.expected_s)} expected, with one process on this machine",
+        )
+    else:
+        show("nothing to encode")
+    show_skipped(estimate.skipped)
+    name_files("not stored", estimate.not_stored)
+
+
+def show_skipped(skipped: Iterable[Skipped]) -> None:
+    """Say what the listing of a source left out, and name what may have held photos."""
+    for entries in skipped:
+        show(f"{entries.num_entries:,} left out: {entries.reason}")
+        if not entries.reason.is_harmless:
+            for name in entries.first:
+                tell(f"left out: {name}")
+
+
+_NOT_STORED = ("file is not stored", "files are not stored")
+
+
+def _stored(summary: JobSummary) -> list[tuple[int, str, str]]:
+    return [
+        (summary.num_encoded, "photo encoded", "photos encoded"),
+        (summary.num_kept, "file kept as it is", "files kept as they are"),
+        (summary.num_shared, "file shares the stream of another", "files share the stream of another"),
+    ]
+
+
+def _failed(summary: JobSummary) -> list[tuple[int, str, str]]:
+    return [
+        (summary.num_failed, "file failed", "files failed"),
+        (summary.num_outdated, "of them is stored in an earlier version", "of them are stored in an earlier version"),
+    ]
+
+
+def _costs(summary: JobSummary) -> list[str]:
+    sizes = [shrinkage(summary.bytes_stored, summary.bytes_out)] if summary.bytes_stored else []
+    return [*sizes, f"took {duration(summary.elapsed_s)}"] if summary.num_new + summary.num_changed else ["nothing to encode"]
