@@ -57,7 +57,7 @@ def connected(
     # Ray's C++ core prints to the terminal of the driver what concerns nobody who archives photos; errors still raise.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ExitStack() as at_end:
-        with Interrupt().held_back(), _quiet_stderr():  # Ray announces even that setting
+        with Interrupt().held_back(), _without_sigterm_handler(), _quiet_stderr():  # Ray announces even that setting
             ray.init(**options)
             at_end.callback(_stop)
         yield
@@ -86,6 +86,17 @@ def _keep_token_private() -> None:
     with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     path.chmod(0o600)
+
+
+@contextmanager
+def _without_sigterm_handler() -> Iterator[None]:
+    """Keep Ray 2.60 from installing a SIGTERM handler: it would leave with exit code 15 in the midst of `ray.init`."""
+    install = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = install
 
 
 @contextmanager

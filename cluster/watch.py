@@ -91,6 +91,9 @@ class Budget:
         return self.max_cost is not None and watch.cost(self.price_per_hour or 0.0) >= self.max_cost
 
 
+_LAST_LOOK_S = 10.0
+
+
 @contextmanager
 def watched(interval_s: float = 2.0, nodes: Callable[[], list[dict[str, Any]]] = ray.nodes) -> Iterator[Watch]:
     """Look at the machines every `interval_s` for the length of a `with` block. Ray must be connected."""
@@ -108,7 +111,8 @@ def watched(interval_s: float = 2.0, nodes: Callable[[], list[dict[str, Any]]] =
     thread.start()
     try:
         yield watch
+        watch.look(nodes())
     finally:
         ended.set()
-        thread.join()
-        watch.look(nodes())
+        # Bounded: a signal to the whole process group may have ended the Ray that the last look still waits for.
+        thread.join(timeout=_LAST_LOOK_S)

@@ -1,13 +1,14 @@
 """The command line: names the commands, and turns errors into one line and an exit code.
 
 0 all done   1 failed   2 wrong usage   3 done, but some photos failed   4 verification found damage
-12 stopped at a limit   130 interrupted
+12 stopped at a limit   130 interrupted   143 terminated
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from types import TracebackType
@@ -34,6 +35,7 @@ from jobs.train import train
 from jobs.vacuum import vacuum
 from jobs.verify import verify
 from pipeline.errors import PhotoarkError, SettingError, redacted
+from pipeline.interrupt import Terminated, raise_terminated
 
 log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -60,10 +62,15 @@ def main() -> None:
     log.addHandler(logging.NullHandler())  # what nobody wants logged is said in words, below
     # That one of its processes died, Ray prints to standard output, where --json is read; what came of it we say ourselves.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, raise_terminated)
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except Terminated as error:
+        _say("terminated; what was committed stays, and the same command goes on from there")
+        code = error.code
     except SettingError as error:
         _say(str(error))
         code = USAGE

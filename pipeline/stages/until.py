@@ -25,8 +25,8 @@ class TimeIsUpError(Exception):
 def until(should_stop: Callable[[], bool], stream: Iterator[T]) -> Iterator[T]:
     """`stream`, until `should_stop`, which is asked after each item and while the next is awaited.
 
-    What was on its way when it says so does not come. Ctrl-C stops likewise, where Python's own handler would have taken it;
-    pressed twice, at once.
+    What was on its way when it says so does not come. Ctrl-C and SIGTERM stop it likewise (`Interrupt.held_back`); a second
+    one stops it at once.
 
     Args:
         stream: calls `raise_if_over` while it waits, in the thread that asks it for items, or is Ray Data's, in a context with
@@ -34,6 +34,7 @@ def until(should_stop: Callable[[], bool], stream: Iterator[T]) -> Iterator[T]:
 
     Raises:
         KeyboardInterrupt: Ctrl-C, in the main thread; `stream` has ended.
+        Terminated: SIGTERM, likewise.
     """
     interrupt = Interrupt()
 

@@ -34,14 +34,17 @@ def test_a_ray_that_somebody_else_started_here_is_left_alone(tmp_path: Path, mon
 
 
 _INTERRUPTED = """
-import os, signal
+import os, signal, sys
 import ray
 from cluster.connect import connected
+from pipeline.interrupt import Terminated, raise_terminated
+
+signal.signal(signal.SIGTERM, raise_terminated)
 
 start = ray.init
 
 def init(**options):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.Signals[sys.argv[1]])
     start(**options)
     print("started")
 
@@ -49,16 +52,17 @@ ray.init = init
 try:
     with connected():
         print("worked")
-except KeyboardInterrupt:
-    print("interrupted, running:", ray.is_initialized())
+except (KeyboardInterrupt, Terminated) as error:
+    print(type(error).__name__, "running:", ray.is_initialized(), signal.getsignal(signal.SIGTERM) is raise_terminated)
 """
 
 
-def test_ctrl_c_waits_until_ray_has_started_and_stops_it_then() -> None:
-    command = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED]
+@pytest.mark.parametrize(("name", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")])
+def test_a_signal_waits_until_ray_has_started_and_stops_it_then(name: str, error: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED, name]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == ["started", "interrupted, running: False"]
+    assert run.stdout.splitlines() == ["started", f"{error} running: False True"]
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -233,7 +233,7 @@ def test_settings_come_from_flag_then_environment_then_file(source: Path, tmp_pa
 
 
 @pytest.mark.chaos
-def test_a_job_that_was_interrupted_and_then_killed_is_finished_by_the_same_command(tmp_path: Path) -> None:
+def test_a_job_that_was_interrupted_and_then_terminated_is_finished_by_the_same_command(tmp_path: Path) -> None:
     source, archive = tmp_path / "photos", tmp_path / "archive"
     source.mkdir()
     rng = np.random.default_rng(0)
@@ -252,12 +252,15 @@ def test_a_job_that_was_interrupted_and_then_killed_is_finished_by_the_same_comm
     assert "Traceback" not in said
     committed = _num_keys(archive)
 
-    driver = subprocess.Popen(command, env=settings, start_new_session=True, stderr=subprocess.DEVNULL)
+    with (tmp_path / "errors").open("w") as errors:
+        driver = subprocess.Popen(command, env=settings, start_new_session=True, stderr=errors)
     _wait_until(lambda: committed < _num_keys(archive), timeout_s=120)
-    driver.kill()
-    driver.wait()
-    # What Ray started belongs to the session of its driver; nothing else does.
-    os.killpg(driver.pid, signal.SIGKILL)
+    os.killpg(driver.pid, signal.SIGTERM)  # as a service manager does: Ray's own processes receive it too
+    assert driver.wait(60) == 143
+    said = (tmp_path / "errors").read_text()
+    assert said.endswith("photoark: terminated; what was committed stays, and the same command goes on from there\n"), said
+    assert "Traceback" not in said
+    assert "SIGTERM" not in said
     left = _num_keys(archive)
     assert 16 <= committed < left < 200
 

@@ -20,6 +20,7 @@ from jobs.simulated_codec import NAME, SimulatedCodecs
 from pipeline.archive.commit import Archive
 from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
+from pipeline.interrupt import Terminated, raise_terminated
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
@@ -171,18 +172,23 @@ def test_a_job_ends_at_its_limit_while_nothing_comes(endless: EncodeJob, after_s
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("after_s", [0.05, 5.0])
-def test_ctrl_c_ends_a_job_while_nothing_comes(endless: EncodeJob, after_s: float) -> None:
+@pytest.mark.parametrize(("number", "after_s"), [(signal.SIGINT, 0.05), (signal.SIGTERM, 5.0)])
+def test_a_signal_ends_a_job_while_nothing_comes(endless: EncodeJob, number: signal.Signals, after_s: float) -> None:
     asked_s: list[float] = []
 
     def should_stop() -> bool:
         if not asked_s:
-            threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(after_s, os.kill, (os.getpid(), number)).start()
         asked_s.append(time.monotonic())
         return False
 
-    with pytest.raises(KeyboardInterrupt):
-        encode(endless, should_stop=should_stop)
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+            encode(endless, should_stop=should_stop)
+        assert signal.getsignal(signal.SIGTERM) is raise_terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert time.monotonic() - asked_s[0] < after_s + 30
     assert executors() == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
