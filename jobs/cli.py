@@ -34,7 +34,7 @@ from jobs.stat import stat
 from jobs.train import train
 from jobs.vacuum import vacuum
 from jobs.verify import verify
-from pipeline.errors import PhotoarkError, SettingError, redacted
+from pipeline.errors import ArchiveNotFoundError, KeyNotFoundError, PhotoarkError, SettingError, redacted
 from pipeline.interrupt import Terminated, raise_terminated
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def main() -> None:
     except Terminated as error:
         _say("terminated; what was committed stays, and the same command goes on from there")
         code = error.code
-    except SettingError as error:
+    except (SettingError, ArchiveNotFoundError, KeyNotFoundError) as error:
         _say(str(error))
         code = USAGE
     except PhotoarkError as error:

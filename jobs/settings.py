@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
     from pipeline.pixels.probe import PixelLimits
 
 DEFAULT_FILE = Path("photoark.toml")
+_PREFIX = "PHOTOARK_"
+_LIKE = 0.8
+"""Ratio of letters from which on one name is taken for a misspelling of another."""
 
 
 class Settings(BaseSettings):
     """What can be set once for every command."""
 
-    model_config = SettingsConfigDict(env_prefix="PHOTOARK_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid")
 
     codec: str = "ditic-small"
     quality: int | None = Field(None, ge=1, le=100)
@@ -129,15 +134,35 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     if config is not None and not config.is_file():
         raise SettingError(f"--config {config}: no such file")
     file = config or DEFAULT_FILE
+    _check_environment()
 
     class FromFile(Settings):
-        model_config = SettingsConfigDict(env_prefix="PHOTOARK_", extra="forbid", toml_file=file)
+        model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", toml_file=file)
 
     try:
         return FromFile(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise SettingError(f"{file}: {_unknown(name)}") from error
         raise SettingError(f"setting {name}: {first['msg']}") from error
     except ValueError as error:
         raise SettingError(f"{file} is no valid TOML: {error}") from error
+
+
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, Settings.model_fields, n=1, cutoff=_LIKE)
+    return f"there is no setting {name}" + (f"; did you mean {close[0]}?" if close else "; README.md lists them")
+
+
+def _check_environment() -> None:
+    """Refuse misspelt variables; others of the prefix pass, since Kubernetes sets some for a service of this name."""
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX).lower()
+        if (
+            variable.startswith(_PREFIX)
+            and name not in Settings.model_fields
+            and get_close_matches(name, Settings.model_fields, cutoff=_LIKE)
+        ):
+            raise SettingError(f"{variable}: {_unknown(name)}")

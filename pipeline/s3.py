@@ -228,6 +228,12 @@ def hint(message: str) -> str:
 _ADVICE = {
     "ExpiredToken|TokenRefreshRequired|expired": "the credentials have expired: renew them",
     "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken": "the credentials are wrong: look at AWS_* and ~/.aws",
+    "unable to locate credentials": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "NoSuchBucket": "check the bucket's name, or make the bucket",
+    "AccessDenied": "allow it to this user in the bucket's policy, or use other credentials",
+    "Could not connect to the endpoint|Connection refused|dns error|failed to lookup address|Name or service not known": (
+        "the store cannot be reached: check the network and AWS_ENDPOINT_URL"
+    ),
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "SlowDown|Please reduce your request rate": "the store asks for fewer requests: wait a while",
     "No space left on device|os error 28|StorageFull": "make room",

@@ -257,10 +257,17 @@ class Storage:
         return url_for_delta(self.url)
 
     def delta_options(self) -> dict[str, str]:
-        """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3."""
+        """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3.
+
+        Raises:
+            StorageError: boto3's chain finds no credentials; delta-rs would ask the network for some.
+        """
         if self.scheme != "s3":
             return {}
         options = s3.credentials()
+        if "AWS_ACCESS_KEY_ID" not in options:
+            message = "unable to locate credentials"
+            raise StorageError(f"{self.url} cannot be opened: {message}{s3.hint(message)}")
         if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             options["AWS_ALLOW_HTTP"] = "true"
         return options | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}
@@ -345,10 +352,19 @@ def _failing(uri: str, what: str) -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """An error of a store in one line (the SDKs spread theirs), and what to do about it where its cause is known."""
-    # Rust adds a backtrace.
-    message = " ".join(re.split(r"\s+0: ", str(error))[0].split())
+    """The message of a store's error in one line, with what to do about it where the cause is known.
+
+    delta-rs reports a chain of causes, with terminal colours between them, a backtrace, or the body of the store's answer.
+    """
+    message = re.split(r"\s+0: ", _COLOURS.sub("", str(error)))[0]
+    answer = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", message, re.DOTALL)
+    message = f"{answer[1]}: {answer[2]}" if answer else message.rpartition(_CAUSED_BY)[2]
+    message = " ".join(message.split())
     return message + s3.hint(message)
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_CAUSED_BY = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "
 
 
 def check_relative(path: str) -> str:

@@ -26,6 +26,8 @@ from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundEr
 from pipeline.storage import Storage, check_relative, told
 
 _FINGERPRINT = "photoark.fingerprint"
+_OURS = frozenset({"key", "image", "outcome"})
+"""Columns that every archive has had since the first version."""
 _CHECKPOINT_COMMITS = "20"
 """Between checkpoints. delta-rs reads every commit since the last one several times a commit: with its 100, one takes twice as
 long."""
@@ -51,7 +53,7 @@ class Log:
         """Read it.
 
         Raises:
-            ArchiveNotFoundError: there is none.
+            ArchiveNotFoundError: there is none, or a Delta table of another program.
             ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it cannot be read.
         """
@@ -71,6 +73,13 @@ class Log:
                 except TableNotFoundError:
                     # In a new log they would be nobody's, and `vacuum` would delete them.
                     raise ArchiveDamagedError(f"{storage.url} holds shards and no log: see photoark salvage") from error
+
+        columns = {field.name for field in self._table.schema().fields}
+        if not columns >= _OURS and self._table.metadata().description != DESCRIPTION:
+            raise ArchiveNotFoundError(
+                f"{storage.url} is a Delta table of another program, with columns {', '.join(sorted(columns)[:5])}; "
+                "name an archive, or another folder for a new one"
+            )
 
     @classmethod
     def open_or_create(cls, storage: Storage) -> Log:
