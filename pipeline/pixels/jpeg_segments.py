@@ -21,6 +21,8 @@ _RESOURCES = (_RESOURCE, b"PHUT", b"AgHg", b"DCSR", b"MeSa")
 _TIFF = (b"II*\0", b"MM\0*")
 _MOST = 65_533
 """Bytes of a segment beside its marker and length."""
+MAX_XMP_BYTES = _MOST - len(XMP_HEADER)
+"""Of a packet in a single segment."""
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END_OF_IMAGE = 0xD9
 

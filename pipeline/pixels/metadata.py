@@ -83,18 +83,23 @@ def upright(metadata: PhotoMetadata) -> PhotoMetadata:
     )
 
 
-def one_packet(metadata: PhotoMetadata) -> PhotoMetadata:
-    """The same with the two parts of a JPEG's XMP as one.
+def in_parts_of(format: str, metadata: PhotoMetadata) -> PhotoMetadata:
+    """The same with its XMP in as many parts as files of a format hold: two where a JPEG's segment is too short for one.
 
     Raises:
-        UnsupportedPhotoError: they cannot be joined.
+        UnsupportedPhotoError: the parts cannot be joined, or a packet cannot be divided.
     """
-    if not (metadata.xmp and metadata.xmp_extended):
+    fits = len(metadata.xmp or b"") <= jpeg_segments.MAX_XMP_BYTES
+    if metadata.xmp is None or (fits if format == "JPEG" else metadata.xmp_extended is None):
         return metadata
-    packet = xmp.joined(metadata.xmp, metadata.xmp_extended)
+    packet = xmp.joined(metadata.xmp, metadata.xmp_extended) if metadata.xmp_extended else metadata.xmp
     if packet is None:
-        raise UnsupportedPhotoError("its XMP is in two parts, which a JPEG alone can hold: restore it as JPEG")
-    return replace(metadata, xmp=packet, xmp_extended=None)
+        raise UnsupportedPhotoError(f"the two parts of its XMP cannot be joined, which a {format} file would need")
+    if format != "JPEG":
+        return replace(metadata, xmp=packet, xmp_extended=None)
+    if (parts := xmp.divided(packet)) is None:
+        raise UnsupportedPhotoError("its XMP is longer than a segment of a JPEG, and cannot be read to divide it")
+    return replace(metadata, xmp=parts[0], xmp_extended=parts[1])
 
 
 def save_options(format: str, metadata: PhotoMetadata) -> dict[str, Any]:

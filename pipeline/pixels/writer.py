@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pillow_heif
@@ -11,8 +12,9 @@ from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif, tiff
-from pipeline.pixels.metadata import TURNED_BY_EXIF, one_packet, save_options, upright
-from pipeline.records import PhotoMetadata
+from pipeline.pixels.metadata import TURNED_BY_EXIF, in_parts_of, save_options, upright
+from pipeline.pixels.xmp import marked
+from pipeline.records import PhotoHeader, PhotoMetadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 WRITABLE_FORMATS = frozenset(_OPTIONS)
 """Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
+_INSTEAD = "; restore with --format PNG"
 _WITHOUT_GREY = frozenset({"WEBP"})
 _TURN_BACK = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,7 +63,7 @@ def write_photo(
         UnsupportedPhotoError: nothing here writes this format, or it cannot hold the metadata.
     """
     if format not in _OPTIONS:
-        raise UnsupportedPhotoError(f"files of format {format} cannot be written; restore with --format PNG")
+        raise UnsupportedPhotoError(f"files of format {format} cannot be written{_INSTEAD}")
     image = Image.fromarray(pixels)
     if orientation is None or format not in TURNED_BY_EXIF:
         metadata = upright(metadata)
@@ -69,9 +72,8 @@ def write_photo(
     if mode == "L":
         image = image.convert("L")
     if mode == "L" and format in _WITHOUT_GREY and (metadata.icc or b"")[16:20] == b"GRAY":
-        raise UnsupportedPhotoError(f"a {format} file cannot be grey, and its colour profile is; restore with --format PNG")
-    if format != "JPEG":
-        metadata = one_packet(metadata)
+        raise UnsupportedPhotoError(f"a {format} file cannot be grey, and its colour profile is{_INSTEAD}")
+    metadata = in_parts_of(format, metadata)
     options = _OPTIONS[format] | (save_options(format, metadata) if format != "TIFF" else {})
     if format == "AVIF" and image.mode == "L":
         options["subsampling"] = "4:0:0"
@@ -85,8 +87,24 @@ def write_photo(
         if format == "TIFF":
             return tiff.with_pixels(buffer.getvalue(), metadata)
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
-        raise UnsupportedPhotoError(
-            f"the photo and its metadata do not go into a {format} file: {error}; restore with --format PNG"
-        ) from error
+        raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}{_INSTEAD}") from error
     data = buffer.getvalue()
     return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1) if is_hidden else data
+
+
+def why_not_back(header: PhotoHeader) -> str | None:
+    """Why a photo could not be written back into its own container with its metadata; None where it can.
+
+    A picture of a few pixels is written with them, and with the note that neural codecs add.
+    """
+    import numpy as np  # here: the process that decodes for others does without
+
+    if header.metadata == PhotoMetadata():
+        return None
+    metadata = replace(header.metadata, xmp=marked(header.metadata.xmp, codec="c" * 32, model="0" * 16))
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    try:
+        write_photo(pixels, format=header.format, mode=header.mode, metadata=metadata, orientation=header.orientation)
+    except UnsupportedPhotoError as error:
+        return f"it could not be restored as it was: {error.message.removesuffix(_INSTEAD)}"
+    return None

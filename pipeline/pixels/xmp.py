@@ -23,6 +23,8 @@ _EXTENDED = re.compile(rb"""(HasExtendedXMP\s*(?:=\s*["']|>\s*))([0-9A-Fa-f]{32}
 _EXTENDED_PROPERTY = re.compile(
     rb"""\s[\w.-]+:HasExtendedXMP\s*=\s*(?:"[^"]*"|'[^']*')|<([\w.-]+:HasExtendedXMP)\s*>[^<]*</\1\s*>"""
 )
+_NOTE = b"http://ns.adobe.com/xmp/note/"
+_WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
 _PADDING = re.compile(rb"\s+(?=<\?xpacket end=)")
 _MOST_GPS = 200
 """Mentions of GPS properties in an honest packet, and more: each costs a search through the rest."""
@@ -104,6 +106,19 @@ def joined(xmp: bytes, extended: bytes) -> bytes | None:
         return None
     packet = _EXTENDED_PROPERTY.sub(b"", xmp[: ends[-1]] + inner[1] + xmp[ends[-1] :])
     return packet if _root(packet) is not None else None
+
+
+def divided(xmp: bytes) -> tuple[bytes, bytes] | None:
+    """A packet as the two parts of a JPEG's, where one segment is too short for it; None where it cannot be read.
+
+    All of it goes into the second part, which readers join with the first.
+    """
+    extended = _WRAPPER.sub(b"", xmp).strip(b"\0 \r\n\t")
+    if _root(extended) is None:
+        return None
+    reference = b'<rdf:Description rdf:about="" xmlns:xmpNote="%s" xmpNote:HasExtendedXMP="%s"/>'
+    packet = _EMPTY.replace(b"</rdf:RDF>", reference % (_NOTE, b"0" * 32) + b"</rdf:RDF>")
+    return referring_to(packet, extended), extended
 
 
 def _root(packet: bytes) -> ElementTree.Element | None:

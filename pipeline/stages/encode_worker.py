@@ -30,6 +30,7 @@ from pipeline.pixels.metadata import may_hold_gps as holds_gps
 from pipeline.pixels.metadata import without_gps
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import probe, read_pixels
+from pipeline.pixels.writer import why_not_back
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.quality.scorer import Scorer, Scores
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
@@ -183,6 +184,8 @@ class EncodeWorker:
                 return _Job(self._kept(row, data, None))
             if header.unsupported:
                 return _Job(self._kept(row, data, header.unsupported))
+            if reason := why_not_back(header):
+                return _Job(self._kept(row, data, reason))
             stage = "pixels"
             with about(key=row.key, stage=stage):
                 return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
