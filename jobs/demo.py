@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.options import Device, Weights
+from jobs.summaries import generative_notice
 from pipeline.errors import ArchiveDamagedError, SettingError
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def demo(
     options = load_settings(quality=quality, device=device, weights=weights).codec_options()
     info = get_codec(codec, options).info
     title = " ".join(word for word in (codec, info.model) if word)
-    if info.generative:
-        title += ": a generative codec, part of the detail is made up"
     console.print(title, soft_wrap=True)
+    if info.generative:
+        console.print(generative_notice([codec]), soft_wrap=True)
     source, archive, restored = _fresh_folders(photos, out)
     start_s = time.perf_counter()
     _round_trip(source, archive, restored, codec=codec, options=options)

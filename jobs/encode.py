@@ -30,7 +30,7 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.summaries import INCOMPLETE, show_encoded, show_estimate
+from jobs.summaries import INCOMPLETE, announce, show_encoded, show_estimate
 from jobs.supervision import check_limits, stopped, supervised
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def encode(
         _estimate(job, as_json=as_json)
         return
 
+    announce(job, as_json=as_json)
     with supervised(settings, verb="encoding", as_json=as_json, report=report) as job_of:
         summary = run(job, job_of.on_progress, history=job_of.history, should_stop=job_of.should_stop)
         job_of.finish(summary)

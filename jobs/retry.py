@@ -32,7 +32,7 @@ from jobs.options import (
     Weights,
 )
 from jobs.phrases import show
-from jobs.summaries import INCOMPLETE, show_retried
+from jobs.summaries import INCOMPLETE, announce, show_retried
 from jobs.supervision import check_limits, stopped, supervised
 
 
@@ -76,6 +76,7 @@ def retry(
     from pipeline.stages.retry import retry as run
 
     job = encode_job(source, archive, settings)
+    announce(job, as_json=as_json)
     with supervised(settings, verb="encoding", as_json=as_json, report=report) as job_of:
         summary = run(job, job_of.on_progress, history=job_of.history, should_stop=job_of.should_stop)
         job_of.finish(summary)

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import typer
 
 from jobs.logs import tell
 from jobs.phrases import count, duration, name_files, show, shrinkage, size
 
 if TYPE_CHECKING:
     from pipeline.records import Skipped
+    from pipeline.stages.encode import EncodeJob
     from pipeline.stages.estimate import Estimate
     from pipeline.stages.job import JobSummary
 
 INCOMPLETE = 3
 """Exit code of a command that is done, where photos are not stored or did not come back."""
+
+
+def generative_notice(codecs: Iterable[str]) -> str:
+    """What there is to know of codecs that synthesise detail."""
+    names = list(codecs)
+    are = "is a generative codec" if len(names) == 1 else "are generative codecs"
+    return f"{' and '.join(names)} {are}: part of the detail in restored photos is synthesised. Keep the sources."
+
+
+def announce(job: EncodeJob, *, as_json: bool) -> None:
+    """Say at the start of a job if one of its codecs is generative."""
+    if not job.generative_codecs:
+        return
+    notice = generative_notice(job.generative_codecs)
+    if as_json:
+        typer.echo(json.dumps({"event": "notice", "generative_codecs": job.generative_codecs, "message": notice}))
+    else:
+        tell(notice, generative_codecs=job.generative_codecs)
+
+
+def show_generative(codecs: Iterable[str]) -> None:
+    """Say at the end which of the codecs that served are generative."""
+    from pipeline.codecs.registry import is_generative
+
+    if names := [codec for codec in codecs if is_generative(codec)]:
+        show(generative_notice(names))
 
 
 def show_encoded(summary: JobSummary) -> None:
@@ -30,6 +60,7 @@ def show_encoded(summary: JobSummary) -> None:
         *_failed(summary),
         *_costs(summary),
     )
+    show_generative(summary.codecs)
     show_skipped(summary.skipped)
     name_files("failed", summary.failures)
     name_files("not stored", earlier)
@@ -47,6 +78,7 @@ def show_retried(summary: JobSummary) -> None:
         (summary.num_skipped, "file is gone from the source", "files are gone from the source"),
         *_costs(summary),
     )
+    show_generative(summary.codecs)
     name_files("failed", summary.failures)
     name_files("not stored", gone)
     show((len(summary.not_stored), *_NOT_STORED))

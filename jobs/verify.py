@@ -32,7 +32,7 @@ from jobs.options import (
     Weights,
 )
 from jobs.phrases import MAX_NAMED, count, show, size
-from jobs.summaries import INCOMPLETE, show_skipped
+from jobs.summaries import INCOMPLETE, announce, show_generative, show_skipped
 from jobs.supervision import check_limits, stopped, supervised
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
     from pipeline.stages.repair import repair
 
     job = encode_job(source, archive, settings)
+    announce(job, as_json=as_json)
     with supervised(settings, verb="encoding", as_json=as_json) as job_of:
         summary = repair(job, report, job_of.on_progress, should_stop=job_of.should_stop)
     if not as_json:
@@ -153,6 +154,7 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
             (summary.num_rows_kept, "row kept", "rows kept"),
             (summary.num_encoded, "photo encoded again", "photos encoded again"),
         )
+        show_generative(summary.codecs)
         told = {
             "not provable, kept because the source has it no more": summary.doubtful,
             "cannot be encoded now": summary.failed,

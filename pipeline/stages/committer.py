@@ -218,6 +218,8 @@ class Committer:
         summary.num_pixels += (row.width or 0) * (row.height or 0)
         if row.outcome is Outcome.ENCODED:
             summary.num_encoded += 1
+            codec = row.codec or "unknown"
+            summary.codecs[codec] = summary.codecs.get(codec, 0) + 1
         else:
             summary.num_kept += 1
 

@@ -29,7 +29,7 @@ from ray.exceptions import RayError
 
 from pipeline.archive.commit import Archive
 from pipeline.codecs.points import CodecAt, codecs_at
-from pipeline.codecs.registry import CodecOptions, codec_names, uses_gpu
+from pipeline.codecs.registry import CodecOptions, codec_names, is_generative, uses_gpu
 from pipeline.errors import PhotoarkError, SettingError
 from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import read_pixels
@@ -117,6 +117,11 @@ class EncodeJob:
     def rungs(self) -> tuple[CodecAt, ...]:
         """The ladder, which may have one rung."""
         return self.ladder or (CodecAt(self.codec, self.options.quality),)
+
+    @property
+    def generative_codecs(self) -> tuple[str, ...]:
+        """Those of its codecs that synthesise detail."""
+        return tuple(dict.fromkeys(rung.codec for rung in self.rungs if is_generative(rung.codec)))
 
     @property
     def is_neural(self) -> bool:

@@ -41,6 +41,8 @@ class JobSummary:
     num_gone: int = 0
     """Rows whose photos the source no longer has; they stay."""
     num_encoded: int = 0
+    codecs: dict[str, int] = field(default_factory=dict)
+    """Codec -> how many of the encoded photos its streams stand for."""
     num_kept: int = 0
     num_shared: int = 0
     """That share the stream of a photo of the same bytes."""

@@ -45,6 +45,8 @@ class RepairSummary:
     """Sound rows of these, taken over."""
     num_encoded: int = 0
     """Rows encoded again from the source."""
+    codecs: dict[str, int] = field(default_factory=dict)
+    """Codec -> how many photos its streams stand for, of those encoded again."""
     doubtful: list[str] = field(default_factory=list)
     """Keys whose rows were hurt or may be, kept because the source no longer has their photos."""
     failed: list[str] = field(default_factory=list)
@@ -129,7 +131,8 @@ def repair(
     finish()
     work = Work(todo={key: photos[key] for key in plans_of})
     log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": len(work.todo)})
-    summary.stopped = process(job, work, take, on_progress, should_stop=should_stop).stopped
+    done = process(job, work, take, on_progress, should_stop=should_stop)
+    summary.stopped, summary.codecs = done.stopped, done.codecs
     return summary
 
 

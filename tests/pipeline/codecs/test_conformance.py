@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.codecs.base import Codec
-from pipeline.codecs.registry import CodecOptions, codec_names, decoder_for, get_codec
+from pipeline.codecs.registry import CodecOptions, codec_names, decoder_for, get_codec, is_generative
 from pipeline.errors import PhotoError, SettingError, StreamError, UnknownModelError
 from pipeline.pixels.reader import read_pixels
 
@@ -38,6 +38,10 @@ def test_a_real_photo_is_recognisable_and_smaller(codec: Codec, photo: np.ndarra
     psnr = 10 * np.log10(255**2 / np.square(decoded.astype(float) - photo).mean())
     assert psnr > (18 if codec.info.generative else 28)
     assert 8 * len(stream) / (photo.shape[0] * photo.shape[1]) < 3
+
+
+def test_what_is_generative_is_known_without_making_the_codec(codec: Codec) -> None:
+    assert is_generative(codec.info.name) == codec.info.generative
 
 
 def test_a_batch_gives_what_each_photo_gives_alone(codec: Codec, photo: np.ndarray) -> None:
