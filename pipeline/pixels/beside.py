@@ -1,16 +1,28 @@
-"""What a file holds beside one picture of 8-bit colours, so that the picture alone must not stand for it."""
+"""What a file holds beside one picture of 8-bit colours and its metadata, so that these alone must not stand for it."""
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pillow_heif
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
-from pipeline.pixels.jpeg_segments import after_end
+from pipeline.pixels import (
+    beside_heif,
+    beside_jpeg,
+    beside_tiff,
+    dropped,
+    photoshop,
+    png_chunks,
+    png_walk,
+    webp_walk,
+)
+from pipeline.pixels.bare import without_metadata
+from pipeline.pixels.containers import container_of
+from pipeline.pixels.exif import PREFIX, orientation
+from pipeline.records import PhotoMetadata
 
 # fmt: off
 RAW_SUFFIXES = frozenset({
@@ -19,11 +31,11 @@ RAW_SUFFIXES = frozenset({
 })
 # fmt: on
 """Of cameras' raw files, most of which look like a TIFF with a small picture in it, or like nothing known here."""
-_GAIN_MAP_IN_XMP, _GAIN_MAP_IN_APP2 = b"hdrgm:Version", b"urn:iso:std:iso:ts:21496:-1"
 # Primaries of BT.709, which sRGB shares, and curves near sRGB's, by their numbers in ITU-T H.273; 2 is "not said".
 _PLAIN_PRIMARIES, _PLAIN_CURVES = (1, 2), (1, 2, 6, 13, 14, 15)
-_SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-_SRGB_GAMMA = 1 / 2.2
+_SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_SRGB_GAMMA = 45455
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 
 
 def is_raw(key: str) -> bool:
@@ -31,46 +43,38 @@ def is_raw(key: str) -> bool:
     return key.rpartition("/")[2].lower().rpartition(".")[2] in RAW_SUFFIXES
 
 
-def more_than_pixels(image: Image.Image, data: bytes) -> str | None:
-    """Why the pixels of an opened file alone would not be that file; None when they are.
+def num_pictures(data: bytes) -> int:
+    """How many pictures or pages the container itself lists, beside what a decoder finds; 1 if it lists none."""
+    count = _PICTURES.get(container_of(data) or "")
+    try:
+        return count(data) if count else 1
+    except (ValueError, IndexError, struct.error):
+        return 1
+
+
+def more_than_pixels(image: Image.Image, data: bytes, metadata: PhotoMetadata) -> str | None:
+    """Why the pixels of an opened file and its metadata would not be that file; None when they are.
+
+    Nothing is known here of cameras and programs but names: a part that neither travels nor is safe to drop (`dropped`) counts.
 
     Args:
         data: the file.
     """
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        return _jpeg(image, data)
-    if image.format in ("HEIF", "AVIF"):
-        return _heif(image, data)
-    if image.format == "PNG":
-        return _png(image, data)
-    return None
-
-
-def _jpeg(image: JpegImagePlugin.JpegImageFile, data: bytes) -> str | None:
-    for name, segment in image.applist:
-        if (name == "APP1" and _GAIN_MAP_IN_XMP in segment) or (name == "APP2" and segment.startswith(_GAIN_MAP_IN_APP2)):
-            return "an HDR gain map"
-    rest = after_end(data)
-    if b"ftyp" in rest or b"\xff\xd8\xff" in rest:
-        return "a film or another picture after the first, as in motion photos"
-    return None
-
-
-def _heif(image: Image.Image, data: bytes) -> str | None:
-    if any(kind == b"mpvd" for kind in _boxes(data)):
-        return "a film after the picture, as in motion photos"
+    container = container_of(data)
     try:
-        info: dict[str, Any] = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False).info
+        reason = _MORE_THAN_PICTURE[container](data, metadata) if container else None
+    except (ValueError, IndexError, struct.error):
+        return "parts that cannot be told apart: its structure is damaged"
+    return reason or (_colours(image, data) if container == "BMFF" else None)
+
+
+def _colours(image: Image.Image, data: bytes) -> str | None:
+    try:
+        info: dict[str, Any] = pillow_heif.open_heif(io.BytesIO(without_metadata(data)), convert_hdr_to_8bit=False).info
     except MemoryError:
         raise
     except Exception:  # of an AVIF, which libavif opened: libheif knows less of them
         return None if image.format == "HEIF" else "parts that are not known here"
-    if any("gainmap" in kind.lower() for kind in info.get("aux", ())) or b"tmap" in data[: 1 << 16]:
-        return "an HDR gain map"
-    if info.get("depth_images"):
-        return "a depth map"
-    if info.get("aux"):
-        return f"other pictures beside it ({', '.join(sorted(info['aux']))})"
     colours = info.get("nclx_profile")
     if colours and not image.info.get("icc_profile"):
         primaries, curve = colours["color_primaries"], colours["transfer_characteristics"]
@@ -79,38 +83,68 @@ def _heif(image: Image.Image, data: bytes) -> str | None:
     return None
 
 
-def _png(image: Image.Image, data: bytes) -> str | None:
-    info = image.info
-    if any(kind == b"cICP" for kind in _chunks(data)):
+def _png(data: bytes, metadata: PhotoMetadata) -> str | None:
+    chunks, rest = png_walk.walk(data)
+    payloads = {chunk.kind: chunk.payload for chunk in chunks}
+    if b"cICP" in payloads:
         return "colours by numbers (cICP), which only a PNG holds"
-    if info.get("icc_profile") or "srgb" in info:
-        return None
-    whites = info.get("chromaticity", _SRGB_CHROMATICITIES)
-    is_plain = abs(info.get("gamma", _SRGB_GAMMA) - _SRGB_GAMMA) < 0.01 and all(
-        abs(found - expected) < 0.002 for found, expected in zip(whites, _SRGB_CHROMATICITIES, strict=True)
+    for chunk in chunks:
+        if chunk.kind in png_walk.PICTURE or _png_travels(chunk, metadata) or not chunk.payload:
+            continue
+        is_block = chunk.kind in _TEXTS and png_chunks.is_block(chunk.payload)
+        if chunk.is_critical or is_block or not dropped.is_in(dropped.PNG_CHUNKS, chunk.kind):
+            return f"a chunk {chunk.kind.decode('ascii', errors='backslashreplace')} of {len(chunk.payload)} bytes"
+    if not (metadata.icc or b"sRGB" in payloads or _is_srgb(payloads)):
+        return "colours by numbers (gAMA, cHRM), which only a PNG holds"
+    return dropped.trailer(rest)
+
+
+def _png_travels(chunk: png_walk.Chunk, metadata: PhotoMetadata) -> bool:
+    if chunk.kind == b"eXIf":
+        return chunk.payload.removeprefix(PREFIX) == metadata.exif
+    if chunk.kind == b"iCCP":
+        return metadata.icc is not None
+    if chunk.kind in _TEXTS and png_chunks.is_block(chunk.payload):
+        block = png_chunks.block_in(chunk.kind, chunk.payload)
+        if block is not None and photoshop.resources(block)[0]:
+            return beside_jpeg.more_than_iptc(block, metadata) is None
+        return block is not None and block in (metadata.exif, metadata.icc, metadata.xmp, metadata.iptc)
+    return chunk.kind == b"pHYs"
+
+
+def _is_srgb(payloads: dict[bytes, bytes]) -> bool:
+    (gamma,) = struct.unpack_from(">I", payloads.get(b"gAMA", struct.pack(">I", _SRGB_GAMMA)))
+    whites = struct.unpack_from(">8I", payloads.get(b"cHRM", struct.pack(">8I", *_SRGB_CHROMATICITIES)))
+    return abs(gamma - _SRGB_GAMMA) < 1000 and all(
+        abs(found - expected) < 200 for found, expected in zip(whites, _SRGB_CHROMATICITIES, strict=True)
     )
-    return None if is_plain else "colours by numbers (gAMA, cHRM), which only a PNG holds"
 
 
-def _boxes(data: bytes) -> Iterator[bytes]:
-    """Types of the outermost boxes of an ISO base media file."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        yield kind
-        if size == 1 and at + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, at + 8)
-        if size < 8:  # to the end of the file, or nonsense
-            return
-        at += size
+def _webp(data: bytes, metadata: PhotoMetadata) -> str | None:
+    chunks, rest = webp_walk.walk(data)
+    announced = next((payload[0] for kind, payload in chunks if kind == b"VP8X" and payload), 0)
+    carried = {
+        b"ICCP": (metadata.icc, webp_walk.HAS_ICC),
+        b"EXIF": (metadata.exif, webp_walk.HAS_EXIF),
+        b"XMP ": (metadata.xmp, webp_walk.HAS_XMP),
+    }
+    for kind, payload in chunks:
+        if kind in webp_walk.PICTURE or not payload:
+            continue
+        block, flag = carried.get(kind, (None, 0))
+        if block is None or payload.removeprefix(PREFIX) != block:
+            return f"a chunk {kind.decode('ascii', errors='backslashreplace')} of {len(payload)} bytes"
+        if not announced & flag and (kind == b"ICCP" or (kind == b"EXIF" and orientation(block) != 1)):
+            # Viewers skip it; in the restored file they would not.
+            return f"a chunk {kind.decode('ascii')} that its header does not announce"
+    return dropped.trailer(rest)
 
 
-def _chunks(data: bytes) -> Iterator[bytes]:
-    """Types of a PNG's chunks before its pixels."""
-    at = 8
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IDAT":
-            return
-        yield kind
-        at += 12 + size
+_PICTURES = {"JPEG": beside_jpeg.num_pictures, "TIFF": beside_tiff.num_pages}
+_MORE_THAN_PICTURE = {
+    "JPEG": beside_jpeg.more_than_picture,
+    "PNG": _png,
+    "WEBP": _webp,
+    "TIFF": beside_tiff.more_than_picture,
+    "BMFF": beside_heif.more_than_picture,
+}

@@ -13,17 +13,34 @@ ORIENTATION, GPS_DIRECTORY = 0x0112, 0x8825
 HIDDEN_ORIENTATION = 0x0113
 """A tag that nobody uses, next to the orientation's, so that tags stay sorted."""
 _SHORT = 3
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
-def upright(exif: bytes) -> bytes:
-    """The same block with orientation 1; unchanged where it holds none or cannot be parsed."""
+def orientation(exif: bytes) -> int:
+    """The orientation, 1 to 8: the first value of an entry of any integer type, and of several entries the last.
+
+    1 where there is none, or none that makes sense.
+    """
+    found = 1
     for at, tag, kind, order in _entries(exif):
-        if tag == ORIENTATION and kind == _SHORT:
-            patched = bytearray(exif)
-            struct.pack_into(order + "H", patched, at + 8, 1)
-            return bytes(patched)
-    return exif
+        if tag == ORIENTATION and kind in _INTEGERS:
+            code = order + _INTEGERS[kind]
+            (count, offset) = struct.unpack_from(order + "II", exif, at + 4)
+            size = struct.calcsize(code) * count
+            place = at + 8 if size <= 4 else offset
+            if count and place + struct.calcsize(code) <= len(exif):
+                (found,) = struct.unpack_from(code, exif, place)
+    return found if 1 <= found <= 8 else 1
+
+
+def upright(exif: bytes) -> bytes:
+    """The same block with orientation 1, whatever type it had; unchanged where it holds none or cannot be parsed."""
+    patched = bytearray(exif)
+    for at, tag, _, order in _entries(exif):
+        if tag == ORIENTATION:
+            struct.pack_into(order + "HIHH", patched, at + 2, _SHORT, 1, 1, 0)
+    return bytes(patched)
 
 
 def renamed(exif: bytes, old: int, new: int) -> bytes:

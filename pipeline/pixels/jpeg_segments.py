@@ -6,45 +6,35 @@ part 3, section 1.1.3.1 (extended XMP); exiftool, `ExifTool.pm` (EXIF of several
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
 
+from pipeline.pixels import photoshop
 from pipeline.pixels.exif import PREFIX
 
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
+_ICC = b"ICC_PROFILE\0"
 _EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
-_RESOURCE, _IPTC = b"8BIM", 0x0404
-_RESOURCES = (_RESOURCE, b"PHUT", b"AgHg", b"DCSR", b"MeSa")
-"""Signatures of resources: Photoshop's own, and those of ImageReady, PhotoDeluxe and others, which may stand between them."""
+_RESOURCE = b"8BIM"
 _TIFF = (b"II*\0", b"MM\0*")
 _MOST = 65_533
 """Bytes of a segment beside its marker and length."""
 MAX_XMP_BYTES = _MOST - len(XMP_HEADER)
 """Of a packet in a single segment."""
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_END_OF_IMAGE = 0xD9
 
 
 def iptc_of(resources: bytes) -> bytes | None:
     """IPTC datasets in a block of Photoshop's image resources; None where there are none."""
-    at, found = 0, b""
-    while (signature := resources[at : at + 4]) in _RESOURCES and at + 7 <= len(resources):
-        (kind,) = struct.unpack_from(">H", resources, at + 4)
-        at += 6 + ((resources[at + 6] + 2) & ~1)  # a name, counted and padded
-        if at + 4 > len(resources):
-            break
-        (size,) = struct.unpack_from(">I", resources, at)
-        if (signature, kind) == (_RESOURCE, _IPTC):
-            found += resources[at + 4 : at + 4 + size]
-        at += 4 + size + (size & 1)
-    return found or None
+    found, _ = photoshop.resources(resources)
+    return (
+        b"".join(content for signature, number, content in found if (signature, number) == (_RESOURCE, photoshop.IPTC)) or None
+    )
 
 
 def resources_with(iptc: bytes) -> bytes:
     """A block of Photoshop's image resources that holds `iptc` and nothing else."""
-    return _RESOURCE + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) & 1)
+    return _RESOURCE + struct.pack(">HHI", photoshop.IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) & 1)
 
 
 def exif_of(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
@@ -62,6 +52,23 @@ def exif_of(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
         if is_exif:
             found.append(block)
     return b"".join(found) or None
+
+
+def xmp_of(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """The XMP packet of a JPEG, the first part where there are two; of several packets the last."""
+    found = [data.removeprefix(XMP_HEADER) for name, data in segments if name == "APP1" and data.startswith(XMP_HEADER)]
+    return next((packet for packet in reversed(found) if packet), None)
+
+
+def icc_of(segments: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """The ICC profile of a JPEG, put together; None where it is not whole."""
+    start = len(_ICC)
+    parts = sorted(
+        data[start:] for name, data in segments if name == "APP2" and data.startswith(_ICC) and len(data) > start + 2
+    )
+    if [part[0] for part in parts] != list(range(1, len(parts) + 1)) or any(part[1] != len(parts) for part in parts):
+        return None
+    return b"".join(part[2:] for part in parts) or None
 
 
 def exif_segments(exif: bytes) -> bytes:
@@ -106,20 +113,6 @@ def extended_xmp_segments(extended: bytes, digest: bytes) -> bytes:
         _segment(0xE1, start + struct.pack(">II", len(extended), offset) + part)
         for offset, part in _parts(extended, _MOST - len(start) - 8)
     )
-
-
-def after_end(data: bytes) -> bytes:
-    """What follows the first picture of a JPEG; empty where its end is not found."""
-    at = 2
-    while (match := _NEXT_MARKER.search(data, at)) is not None:
-        at, marker = match.end(), data[match.end() - 1]
-        if marker == _END_OF_IMAGE:
-            return data[at:]
-        if at + 2 > len(data):
-            break
-        # After the header of a scan the search goes on through its entropy-coded bytes, where 0xFF is followed by 0.
-        at += struct.unpack_from(">H", data, at)[0]
-    return b""
 
 
 def _parts(data: bytes, size: int) -> Iterator[tuple[int, bytes]]:

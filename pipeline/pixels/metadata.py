@@ -16,39 +16,29 @@ other texts in a PNG.
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import replace
 from typing import Any
 
-import pillow_heif
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import PngImagePlugin
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif as exif_block
-from pipeline.pixels import jpeg_segments, png_chunks, tiff, xmp
+from pipeline.pixels import heif_items, jpeg_segments, jpeg_walk, png_chunks, tiff, webp_walk, xmp
+from pipeline.pixels.containers import container_of
 from pipeline.records import PhotoMetadata
 
-TURNED_BY_EXIF = frozenset({"JPEG", "PNG", "WEBP", "TIFF"})
-"""Formats that a viewer turns by the orientation in EXIF or XMP: a restored file is turned as its source was."""
 
+def read_metadata(data: bytes) -> PhotoMetadata:
+    """Metadata blocks of a file, found without a decoder; but for the ICC profile of HEIF and AVIF, which decoders find.
 
-def read_metadata(image: Image.Image, data: bytes) -> PhotoMetadata:
-    """Metadata blocks of an opened file.
-
-    Args:
-        data: the file.
-
-    Raises:
-        UnsupportedPhotoError: a block is larger than any that is expected when decompressed.
+    A block that is damaged so that it cannot be taken out is None: `beside` then finds what is left of it in the file.
     """
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        return _of_jpeg(image)
-    if image.format == "PNG":
-        return png_chunks.metadata_of(data)
-    if image.format == "TIFF":
-        return _of_tiff(image, data)
-    return _of_other(image, data)
+    read = _READERS.get(container_of(data) or "")
+    try:
+        return read(data) if read else PhotoMetadata()
+    except (ValueError, IndexError, struct.error):
+        return PhotoMetadata()
 
 
 def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
@@ -131,61 +121,41 @@ def save_options(format: str, metadata: PhotoMetadata) -> dict[str, Any]:
     return options
 
 
-def _of_jpeg(image: JpegImagePlugin.JpegImageFile) -> PhotoMetadata:
-    packet = image.info.get("xmp") or None
+def _of_jpeg(data: bytes) -> PhotoMetadata:
+    segments = [(segment.name, segment.payload) for segment in jpeg_walk.walk(data).segments]
+    packet = jpeg_segments.xmp_of(segments)
     digest = xmp.extended_digest(packet) if packet else None
     return PhotoMetadata(
-        exif=jpeg_segments.exif_of(image.applist),
-        icc=image.info.get("icc_profile") or None,
+        exif=jpeg_segments.exif_of(segments),
+        icc=jpeg_segments.icc_of(segments),
         xmp=packet,
-        iptc=jpeg_segments.iptc_of(jpeg_segments.photoshop_resources(image.applist)),
-        xmp_extended=jpeg_segments.extended_xmp(image.applist, digest) if digest else None,
+        iptc=jpeg_segments.iptc_of(jpeg_segments.photoshop_resources(segments)),
+        xmp_extended=jpeg_segments.extended_xmp(segments, digest) if digest else None,
     )
 
 
-def _of_tiff(image: Image.Image, data: bytes) -> PhotoMetadata:
+def _of_webp(data: bytes) -> PhotoMetadata:
+    """Of chunks that the file's header does not announce, too, which libwebp skips (RFC 9649, section 2.7)."""
+    found: dict[bytes, bytes] = {}
+    for kind, payload in webp_walk.walk(data)[0]:
+        found.setdefault(b"XMP " if kind == b"XMP\0" else kind, payload)
+    exif = found.get(b"EXIF", b"").removeprefix(exif_block.PREFIX)
+    return PhotoMetadata(exif=exif or None, icc=found.get(b"ICCP") or None, xmp=found.get(b"XMP ") or None)
+
+
+def _of_tiff(data: bytes) -> PhotoMetadata:
     resources = tiff.block_of(data, tiff.PHOTOSHOP)
     return PhotoMetadata(
         exif=tiff.exif_of(data),
-        icc=image.info.get("icc_profile") or None,
-        xmp=tiff.block_of(data, tiff.XMP),
+        icc=tiff.block_of(data, tiff.ICC) or None,
+        xmp=tiff.block_of(data, tiff.XMP) or None,
         iptc=tiff.block_of(data, tiff.IPTC) or (jpeg_segments.iptc_of(resources) if resources else None),
     )
 
 
-def _of_other(image: Image.Image, data: bytes) -> PhotoMetadata:
-    info = _raw_info(image, data)
-    exif, packet = info.get("exif"), info.get("xmp")
-    return PhotoMetadata(
-        exif=bytes(exif).removeprefix(exif_block.PREFIX) or None if exif else None,
-        icc=info.get("icc_profile") or None,
-        xmp=bytes(packet) if packet else None,
-    )
+def _of_heif(data: bytes) -> PhotoMetadata:
+    exif, packet = heif_items.metadata_of(data)
+    return PhotoMetadata(exif=exif, xmp=packet)
 
 
-def _raw_info(image: Image.Image, data: bytes) -> dict[Any, Any]:
-    """Pillow's `info`, but with EXIF and XMP as the file holds them."""
-    if image.format == "WEBP":
-        return image.info | _webp_blocks(data)
-    if image.format not in ("HEIF", "AVIF"):
-        return image.info
-    # Pillow's plugins set the orientation in some.
-    try:
-        raw = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False).info
-    except MemoryError:
-        raise
-    except Exception:  # of an AVIF, which libavif opened: libheif knows less of them
-        return image.info
-    return image.info | {name: raw[name] for name in ("exif", "xmp") if raw.get(name)}
-
-
-def _webp_blocks(data: bytes) -> dict[str, bytes]:
-    """EXIF and XMP of a WebP; libwebp skips those that the file's header does not announce (RFC 9649, section 2.7)."""
-    found: dict[str, bytes] = {}
-    at = 12
-    while at + 8 <= len(data):
-        kind, size = struct.unpack_from("<4sI", data, at)
-        if name := {b"EXIF": "exif", b"XMP ": "xmp", b"XMP\0": "xmp"}.get(kind):
-            found.setdefault(name, data[at + 8 : at + 8 + size])
-        at += 8 + size + (size & 1)
-    return found
+_READERS = {"JPEG": _of_jpeg, "PNG": png_chunks.metadata_of, "WEBP": _of_webp, "TIFF": _of_tiff, "BMFF": _of_heif}

@@ -15,44 +15,26 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 
-from pipeline.errors import UnsupportedPhotoError
+from pipeline.pixels import png_walk
 from pipeline.pixels.exif import PREFIX
 from pipeline.pixels.jpeg_segments import XMP_HEADER, iptc_of, resources_with
 from pipeline.records import PhotoMetadata
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _PROFILE_KEYWORD = b"Raw profile type "
 _PROFILE = re.compile(rb"\n.*?\n\s*\d+\n(.*)", re.DOTALL)
 _TIFF = (b"II*\0", b"MM\0*")
-_MAX_BYTES = 32 << 20
+_MAX_BYTES = 16 << 20
 """Of a block when decompressed: an honest one is far smaller, and a hostile one could grow without bound."""
-_AFTER_HEADER = len(SIGNATURE) + 25
-
-
-def read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and payload of each chunk of a PNG but its pixels, until its end; checksums are not checked."""
-    at = len(SIGNATURE)
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IEND":
-            return
-        if kind != b"IDAT":
-            yield kind, data[at + 8 : at + 8 + size]
-        at += 12 + size
+_AFTER_HEADER = len(png_walk.SIGNATURE) + 25
 
 
 def metadata_of(data: bytes) -> PhotoMetadata:
-    """Metadata of a PNG; where two chunks hold the same kind, the standard one counts.
-
-    Raises:
-        UnsupportedPhotoError: a block is larger than any that is expected when decompressed.
-    """
+    """Metadata of a PNG; where two chunks hold the same kind, the standard one counts."""
     exif = icc = xmp = None
     profiles: dict[bytes, bytes] = {}
-    for kind, payload in read_chunks(data):
+    for kind, payload in ((chunk.kind, chunk.payload) for chunk in png_walk.walk(data)[0]):
         if kind == b"eXIf":
             exif = exif or payload
         elif kind == b"iCCP":
@@ -74,6 +56,21 @@ def metadata_of(data: bytes) -> PhotoMetadata:
         xmp=xmp,
         iptc=next((iptc for block in resources if (iptc := block if block.startswith(b"\x1c") else iptc_of(block))), None),
     )
+
+
+def is_block(payload: bytes) -> bool:
+    """Whether a text is a block of metadata, by its keyword."""
+    return payload.partition(b"\0")[0] == _XMP_KEYWORD or payload.startswith(_PROFILE_KEYWORD)
+
+
+def block_in(kind: bytes, payload: bytes) -> bytes | None:
+    """The block of metadata in a text; None where it is damaged or unreasonably large."""
+    keyword, _, text = payload.partition(b"\0")
+    content = _text(kind, text)
+    if content is None or keyword == _XMP_KEYWORD:
+        return content
+    profile = _profile(content)
+    return None if profile is None else profile.removeprefix(PREFIX).removeprefix(XMP_HEADER)
 
 
 def xmp_chunk(xmp: bytes) -> tuple[bytes, bytes]:
@@ -115,9 +112,7 @@ def _inflated(data: bytes) -> bytes | None:
         found = inflater.decompress(data, _MAX_BYTES)
     except zlib.error:
         return None
-    if inflater.unconsumed_tail:
-        raise UnsupportedPhotoError(f"a block of metadata of more than {_MAX_BYTES >> 20} MiB")
-    return found or None
+    return found if found and inflater.eof else None
 
 
 def _profile(text: bytes) -> bytes | None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UnreadablePhotoError
 from pipeline.pixels import tiff
-from pipeline.pixels.beside import more_than_pixels
+from pipeline.pixels.bare import without_metadata
+from pipeline.pixels.beside import more_than_pixels, num_pictures
 from pipeline.pixels.claims import read_claim
 from pipeline.pixels.metadata import read_metadata
+from pipeline.pixels.orientation import orientation_of, size_upright
 from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.records import PhotoHeader
 
 # Pillow's own guard would refuse or warn at sizes that we bound ourselves, below.
 Image.MAX_IMAGE_PIXELS = None
 
-_ORIENTATION = 0x0112
 _DNG_VERSION, _SUB_DIRECTORIES, _MAKE, _BITS_PER_SAMPLE = 50706, 330, 271, 258
 _MODES = ("RGB", "L", "YCbCr")
 
@@ -59,17 +60,13 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool 
     claim = read_claim(data)
     if claim is not None and (reason := _beyond(claim.width, claim.height, len(data), limits)):
         return PhotoHeader(format=claim.format, width=claim.width, height=claim.height, mode="RGB", unsupported=reason)
+    metadata = read_metadata(data)
     with open_image(data) as image:
-        try:
-            orientation = int(image.getexif().get(_ORIENTATION, 1))
-            metadata = read_metadata(image, data)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise UnreadablePhotoError(f"the image's metadata cannot be read: {error}") from error
-        orientation = orientation if 1 <= orientation <= 8 else 1
-        # Pillow turns a TIFF by itself, its size included.
-        width, height = image.size if orientation < 5 or image.format == "TIFF" else image.size[::-1]
+        if image.format in ("HEIF", "AVIF"):
+            metadata = replace(metadata, icc=image.info.get("icc_profile") or None)
+        orientation = orientation_of(image, metadata.exif)
+        width, height = size_upright(image, orientation)
+        reason = _unsupported(image, data, limits, is_animated=claim is not None and claim.is_animated, is_stream=is_stream)
         return PhotoHeader(
             format=image.format or "unknown",
             width=width,
@@ -77,14 +74,12 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool 
             mode=image.mode,
             orientation=orientation,
             metadata=metadata,
-            unsupported=_unsupported(
-                image, data, limits, is_animated=claim is not None and claim.is_animated, is_stream=is_stream
-            ),
+            unsupported=reason or more_than_pixels(image, data, metadata),
         )
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open, header only.
+    """Open the picture of a file, header only: without its metadata, which could hinder Pillow, or make it turn the pixels.
 
     Raises:
         UnreadablePhotoError: empty, or no image format that is known here.
@@ -94,7 +89,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd but harmless metadata
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(without_metadata(data)))
     except UnidentifiedImageError as error:
         raise UnreadablePhotoError("the file is not an image of a known format") from error
     except MemoryError:
@@ -116,17 +111,17 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_ani
         return reason
     if is_animated:
         return "animated"
-    num_frames = getattr(image, "n_frames", 1)
+    num_frames = max(getattr(image, "n_frames", 1), num_pictures(data))
     if num_frames > 1:
         return f"animated or of several pages ({num_frames} frames)"
-    tags = getattr(image, "tag_v2", {})
+    tags = tiff.tags_of(data)
     if _DNG_VERSION in tags or (_SUB_DIRECTORIES in tags and _MAKE in tags):
         return "a camera's raw file"
     if data.startswith(tiff.BIG):
         return "a BigTIFF"
     if _SUB_DIRECTORIES in tags:
         return "pictures within a picture (sub-directories of a TIFF)"
-    if _bits_per_sample(image, data, tags) > 8:
+    if _bits_per_sample(image, data) > 8:
         return "more than 8 bits a channel"
     if image.mode == "CMYK":
         return "CMYK colours"
@@ -136,15 +131,15 @@ def _unsupported(image: Image.Image, data: bytes, limits: PixelLimits, *, is_ani
         return f"a {image.format} file, which could not be written back with all that is in it"
     if image.mode not in _MODES:
         return f"pixels of mode {image.mode}"
-    return more_than_pixels(image, data)
+    return None
 
 
-def _bits_per_sample(image: Image.Image, data: bytes, tags: object) -> int:
+def _bits_per_sample(image: Image.Image, data: bytes) -> int:
     # Pillow reduces some 16-bit files to 8 bits without a word.
     if image.format == "PNG":
         return data[24] if len(data) > 24 else 8
     if image.format == "TIFF":
-        return int(max(tags.get(_BITS_PER_SAMPLE, (8,))))  # type: ignore[attr-defined]
+        return int(max(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))))
     if image.format == "AVIF":
         return _av1_bits(data)
     return int(image.info.get("bit_depth", 16 if image.mode.startswith("I") else 8))

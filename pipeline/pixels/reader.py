@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
+from pipeline.pixels.orientation import turned_upright
 from pipeline.pixels.probe import open_image, probe
 from pipeline.records import PhotoHeader
 
@@ -49,5 +50,5 @@ def open_upright(data: bytes, orientation: int) -> Image.Image:
             raise
         except Exception as error:
             raise UnreadablePhotoError(f"the image is truncated or damaged: {error}") from error
-        upright = ImageOps.exif_transpose(image) if orientation != 1 else image
+        upright = turned_upright(image, orientation)
         return upright if upright.mode == "RGB" else upright.convert("RGB")

@@ -25,10 +25,11 @@ XMP, IPTC, ICC, PHOTOSHOP = 700, 33723, 34675, 34377
 _LAYOUT = frozenset(
     {
         *range(254, 267), 273, *range(277, 282), 284, 288, 289, 292, 293, 317, *range(320, 329), 330, 332, 334,
-        *range(338, 342), 347, *range(512, 522), *range(529, 533),
+        *range(338, 342), 347, *range(512, 522), *range(529, 533), 50674,
     }
 )  # fmt: skip
 _STRIP_OFFSETS, _STRIP_BYTES = 273, 279
+_MORE_DIRECTORIES = 330
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _LONG, _UNDEFINED, _BYTE = 4, 7, 1
 _CODES = {1: "B", 3: "H", 4: "I"}
@@ -44,6 +45,8 @@ class Entry:
     count: int
     value: bytes
     """In the byte order of the file."""
+    start: int = 0
+    """Where the value stands in the file."""
 
 
 def byte_order(data: bytes) -> str | None:
@@ -71,7 +74,7 @@ def read_directory(data: bytes, at: int, order: str) -> list[Entry]:
             held += size
             if held > len(data):
                 raise ValueError("its entries overlap")
-            entries.append(Entry(tag, kind, count, data[start : start + size]))
+            entries.append(Entry(tag, kind, count, data[start : start + size], start))
     return entries
 
 
@@ -108,6 +111,29 @@ def exif_of(data: bytes) -> bytes | None:
     return _MAGIC[order] + struct.pack(order + "I", directory) + body + write_directory(moved, directory, order)
 
 
+def with_layout_alone(data: bytes) -> bytes:
+    """The same file with nothing but layout in its first directory, which is the only one: the same pixels for decoders.
+
+    Raises:
+        ValueError: entries overlap.
+    """
+    order = byte_order(data)
+    assert order is not None
+    at = len(data) + (len(data) & 1)
+    layout = [entry for entry in _first(data, order) if entry.tag in _LAYOUT and entry.tag != _MORE_DIRECTORIES]
+    file = data[:4] + struct.pack(order + "I", at) + data[HEADER_BYTES:] + bytes(at - len(data))
+    return file + write_directory(layout, at, order)
+
+
+def tags_of(data: bytes) -> frozenset[int]:
+    """Tags of the first directory; none of what is no TIFF."""
+    order = byte_order(data)
+    try:
+        return frozenset(entry.tag for entry in _first(data, order)) if order else frozenset()
+    except ValueError:
+        return frozenset()
+
+
 def block_of(data: bytes, tag: int) -> bytes | None:
     """Bytes of one entry of a TIFF's first directory, whatever type it claims; programs declare IPTC as integers."""
     order = byte_order(data)
@@ -132,7 +158,7 @@ def with_pixels(pixels: bytes, metadata: PhotoMetadata) -> bytes:
     start = len(exif) + (len(exif) & 1)
     file = bytearray(exif.ljust(start, b"\0"))
     layout = {entry.tag: entry for entry in _first(pixels, theirs) if entry.tag in _LAYOUT}
-    offsets, sizes = (_numbers(layout[tag], theirs) for tag in (_STRIP_OFFSETS, _STRIP_BYTES))
+    offsets, sizes = (numbers(layout[tag], theirs) for tag in (_STRIP_OFFSETS, _STRIP_BYTES))
     placed = []
     for offset, size in zip(offsets, sizes, strict=True):
         placed.append(len(file))
@@ -166,11 +192,18 @@ def _copied(data: bytes, entry: Entry, order: str, body: bytes) -> tuple[bytes, 
     return body + write_directory(entries, at, order), replace(entry, value=struct.pack(order + "I", at))
 
 
-def _numbers(entry: Entry, order: str) -> tuple[int, ...]:
+def numbers(entry: Entry, order: str) -> tuple[int, ...]:
+    """Values of an entry of bytes, shorts or longs.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if entry.kind not in _CODES:
+        raise ValueError(f"tag {entry.tag} holds no whole numbers")
     return struct.unpack(f"{order}{entry.count}{_CODES[entry.kind]}", entry.value)
 
 
 def _in_order(entry: Entry, theirs: str, order: str) -> Entry:
     if theirs == order:
         return entry
-    return replace(entry, value=struct.pack(f"{order}{entry.count}{_CODES[entry.kind]}", *_numbers(entry, theirs)))
+    return replace(entry, value=struct.pack(f"{order}{entry.count}{_CODES[entry.kind]}", *numbers(entry, theirs)))

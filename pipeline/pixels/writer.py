@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif, tiff
-from pipeline.pixels.metadata import TURNED_BY_EXIF, in_parts_of, save_options, upright
+from pipeline.pixels.metadata import in_parts_of, save_options, upright
+from pipeline.pixels.orientation import TURNED_BY_EXIF, turned_back
 from pipeline.pixels.xmp import marked
 from pipeline.records import PhotoHeader, PhotoMetadata
 
@@ -35,15 +36,6 @@ WRITABLE_FORMATS = frozenset(_OPTIONS)
 """Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
 _INSTEAD = "; restore with --format PNG"
 _WITHOUT_GREY = frozenset({"WEBP"})
-_TURN_BACK = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def write_photo(
@@ -67,8 +59,8 @@ def write_photo(
     image = Image.fromarray(pixels)
     if orientation is None or format not in TURNED_BY_EXIF:
         metadata = upright(metadata)
-    elif orientation in _TURN_BACK:
-        image = image.transpose(_TURN_BACK[orientation])
+    else:
+        image = turned_back(image, orientation)
     if mode == "L":
         image = image.convert("L")
     if mode == "L" and format in _WITHOUT_GREY and (metadata.icc or b"")[16:20] == b"GRAY":

@@ -1,0 +1,54 @@
+"""A file of the same pixels without its metadata, for decoders: nothing odd in there can stop them, or turn the picture.
+
+A file whose parts cannot be told apart comes back as it is, for the decoder to judge.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pipeline.pixels import heif_items, jpeg_walk, png_walk, tiff, webp_walk
+from pipeline.pixels.containers import container_of
+
+_JFIF, _ADOBE = b"JFIF\0", b"Adobe"
+_APP14 = 0xEE
+_JFIF_BYTES = 14
+"""Without the thumbnail."""
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The file that a decoder should see in place of `data`."""
+    strip = _BY_CONTAINER.get(container_of(data) or "")
+    try:
+        return strip(data) if strip else data
+    except (ValueError, IndexError, struct.error):
+        return data
+
+
+def _jpeg(data: bytes) -> bytes:
+    walk = jpeg_walk.walk(data)
+    header = b""
+    for segment in walk.segments[: walk.num_in_header]:
+        marker, payload = segment.marker, segment.payload
+        if marker == jpeg_walk.APP0 and payload.startswith(_JFIF) and len(payload) >= _JFIF_BYTES:
+            payload = payload[: _JFIF_BYTES - 2] + b"\0\0"
+        elif (jpeg_walk.APP0 <= marker <= jpeg_walk.APP15 or marker == jpeg_walk.COMMENT) and not (
+            marker == _APP14 and payload.startswith(_ADOBE)
+        ):
+            continue
+        header += struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+    return jpeg_walk.SIGNATURE + header + data[walk.scan_at :]
+
+
+def _png(data: bytes) -> bytes:
+    chunks, _ = png_walk.walk(data)
+    return png_walk.SIGNATURE + b"".join(chunk.whole for chunk in chunks if chunk.is_critical or chunk.kind in png_walk.PICTURE)
+
+
+_BY_CONTAINER = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": webp_walk.without_metadata,
+    "TIFF": tiff.with_layout_alone,
+    "BMFF": heif_items.without_metadata,
+}
