@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
 log = logging.getLogger(__name__)
 MAX_EVENTS = 10_000
 
@@ -95,9 +93,18 @@ _LAST_LOOK_S = 10.0
 
 
 @contextmanager
-def watched(interval_s: float = 2.0, nodes: Callable[[], list[dict[str, Any]]] = ray.nodes) -> Iterator[Watch]:
-    """Look at the machines every `interval_s` for the length of a `with` block. Ray must be connected."""
-    watch, ended = Watch(), threading.Event()
+def watched(
+    interval_s: float = 2.0, nodes: Callable[[], list[dict[str, Any]]] | None = None, watch: Watch | None = None
+) -> Iterator[Watch]:
+    """Look at the machines every `interval_s` for the length of a `with` block. Ray must be connected.
+
+    Args:
+        nodes: says which machines there are; None for `ray.nodes`.
+        watch: takes up what is seen, and counts time from when it was made; None for a new one.
+    """
+    import ray  # here: a job that has nothing to do is over before Ray is loaded
+
+    watch, nodes, ended = watch or Watch(), nodes or ray.nodes, threading.Event()
 
     def run() -> None:
         while not ended.wait(interval_s):

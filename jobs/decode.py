@@ -53,7 +53,6 @@ def decode(
 ) -> None:
     """Restore all photos, or those that match --include."""
     from jobs.settings import load_settings
-    from pipeline.archive.commit import Archive
     from pipeline.errors import SettingError
     from pipeline.stages.decode import DecodeJob
     from pipeline.stages.decode import decode as run
@@ -66,7 +65,6 @@ def decode(
     )  # fmt: skip
     write_logs(settings)
     check_limits(settings)
-    Archive.open(archive)  # a wrong path is told before Ray starts
     job = DecodeJob(
         archive=archive,
         destination=destination,
@@ -79,7 +77,7 @@ def decode(
         pool=settings.pool_options(),
     )
     with supervised(settings, verb="decoding", as_json=as_json) as job_of:
-        summary = run(job, job_of.on_progress, should_stop=job_of.should_stop)
+        summary = run(job, job_of.on_progress, on_wait=job_of.on_wait, should_stop=job_of.should_stop, connect=job_of.connect)
         job_of.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))

@@ -100,10 +100,12 @@ def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, opti
     from pipeline.stages.encode import EncodeJob, encode
 
     with connected():
-        with shown(verb="encoding", as_json=False) as on_progress:
-            encode(EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options), on_progress)
-        with shown(verb="decoding", as_json=False) as on_progress:
-            decode(DecodeJob(archive=str(archive), destination=str(restored), options=options), on_progress)
+        with shown(verb="encoding", as_json=False) as show:
+            job = EncodeJob(source=str(source), archive=str(archive), codec=codec, options=options)
+            encode(job, show.progress, on_wait=show.wait)
+        with shown(verb="decoding", as_json=False) as show:
+            back = DecodeJob(archive=str(archive), destination=str(restored), options=options)
+            decode(back, show.progress, on_wait=show.wait)
     damages = verify(Archive.open(str(archive))).damages
     if damages:
         raise ArchiveDamagedError(f"{archive} is not as it was written: {damages[0].what}")

@@ -89,7 +89,10 @@ def encode(
 
     announce(job, as_json=as_json)
     with supervised(settings, verb="encoding", as_json=as_json, report=report) as job_of:
-        summary = run(job, job_of.on_progress, history=job_of.history, should_stop=job_of.should_stop)
+        summary = run(
+            job, job_of.on_progress, on_wait=job_of.on_wait, history=job_of.history, should_stop=job_of.should_stop,
+            connect=job_of.connect,
+        )  # fmt: skip
         job_of.finish(summary)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))

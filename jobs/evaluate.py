@@ -64,9 +64,10 @@ def evaluate(
     where = choose_device(settings.device)
     scorer = Scorer(lpips_weights=lpips_weights, dists_weights=dists_weights, fid_weights=fid_weights, device=where)
     limits = settings.limits()
-    with shown(verb="evaluating", as_json=as_json) as on_progress:
+    with shown(verb="evaluating", as_json=as_json) as show:
+        show.wait("loading the codecs; the first photo is on its way")
         options = settings.codec_options()
-        result = run(photos, points, scorer, options=options, limits=limits, on_progress=on_progress)
+        result = run(photos, points, scorer, options=options, limits=limits, on_progress=show.progress)
     bd_rates = result.bd_rates(anchor)
     summary = _summary(result, bd_rates, anchor)
     out.mkdir(parents=True, exist_ok=True)

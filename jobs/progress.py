@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere, JSON lines on request."""
+"""How far a job is, and what it waits for: a bar on a terminal, a line now and then elsewhere, JSON lines on request."""
 
 from __future__ import annotations
 
@@ -8,24 +8,41 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from jobs.logs import are_lines_on_stderr, tell
 
 if TYPE_CHECKING:
-    from pipeline.progress import OnProgress, Progress
+    from rich.progress import Progress as Bar
+
+    from pipeline.progress import Progress
 
 LINE_INTERVAL_S = 5.0
 
 
+class Shown(Protocol):
+    """Shows one job."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far it is."""
+
+    def wait(self, what: str) -> None:
+        """Say what it does while there is no progress to show, such as `starting Ray`."""
+
+
 @contextmanager
-def shown(*, verb: str, as_json: bool) -> Iterator[OnProgress]:
-    """A callback that shows progress while the `with` block runs."""
+def shown(*, verb: str, as_json: bool) -> Iterator[Shown]:
+    """Show a job's progress while the `with` block runs.
+
+    Args:
+        verb: what the job does, such as `encoding`.
+        as_json: print lines of JSON to standard output, of progress alone.
+    """
     if as_json:
-        yield lambda progress: print(json.dumps({"event": "progress", **asdict(progress)}), flush=True)
+        yield _Json()
     elif sys.stderr.isatty() and not are_lines_on_stderr():
-        with _bar(verb) as show:
-            yield show
+        with _bar(verb) as bar:
+            yield bar
     else:
         yield _Lines(verb)
 
@@ -38,11 +55,19 @@ def rates(progress: Progress) -> tuple[float, float, float]:
     return photos_per_s, progress.bytes_done / 1e6 / elapsed_s, left_s
 
 
+class _Json:
+    def progress(self, progress: Progress) -> None:
+        print(json.dumps({"event": "progress", **asdict(progress)}), flush=True)
+
+    def wait(self, what: str) -> None:
+        pass
+
+
 class _Lines:
     def __init__(self, verb: str) -> None:
         self._verb, self._shown_at_s = verb, -LINE_INTERVAL_S
 
-    def __call__(self, progress: Progress) -> None:
+    def progress(self, progress: Progress) -> None:
         now_s = time.monotonic()
         if now_s - self._shown_at_s < LINE_INTERVAL_S and progress.num_done < progress.num_total:
             return
@@ -54,22 +79,31 @@ class _Lines:
             **asdict(progress),
         )
 
+    def wait(self, what: str) -> None:
+        tell(f"{self._verb}: {what}")
+
+
+class _Bar:
+    def __init__(self, verb: str, bar: Bar) -> None:
+        self._bar, self._task = bar, bar.add_task(verb, total=None, text="")
+
+    def progress(self, progress: Progress) -> None:
+        photos_per_s, mb_per_s, _ = rates(progress)
+        rate = f"{photos_per_s:.1f} photos/s  {mb_per_s:.2f} MB/s  {progress.num_failed} failed"
+        text = f"{progress.num_done}/{progress.num_total}  {rate}"
+        self._bar.update(self._task, completed=progress.num_done, total=progress.num_total, text=text)
+
+    def wait(self, what: str) -> None:
+        # At once: standard error is turned away while Ray starts.
+        self._bar.update(self._task, text=what, refresh=True)
+
 
 @contextmanager
-def _bar(verb: str) -> Iterator[OnProgress]:
+def _bar(verb: str) -> Iterator[_Bar]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
+    columns = (TextColumn(verb), BarColumn(), TextColumn("{task.fields[text]}", markup=False), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(verb, total=None, rate="")
-
-        def show(progress: Progress) -> None:
-            photos_per_s, mb_per_s, _ = rates(progress)
-            rate = f"{photos_per_s:.1f} photos/s  {mb_per_s:.2f} MB/s  {progress.num_failed} failed"
-            bar.update(task, completed=progress.num_done, total=progress.num_total, rate=rate)
-
-        yield show
+        yield _Bar(verb, bar)

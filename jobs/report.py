@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cluster.watch import Watch
     from pipeline.stages.history import History
-    from pipeline.stages.job import JobSummary
+    from pipeline.stages.summary import JobSummary
 
 
 def write_report(folder: Path, summary: JobSummary, history: History, watch: Watch) -> None:

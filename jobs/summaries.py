@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.records import Skipped
     from pipeline.stages.encode import EncodeJob
     from pipeline.stages.estimate import Estimate
-    from pipeline.stages.job import JobSummary
+    from pipeline.stages.summary import JobSummary
 
 INCOMPLETE = 3
 """Exit code of a command that is done, where photos are not stored or did not come back."""

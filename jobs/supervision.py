@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +17,11 @@ from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
     from cluster.watch import Watch
+    from jobs.progress import Shown
     from jobs.settings import Settings
-    from pipeline.progress import OnProgress
+    from pipeline.progress import Progress
     from pipeline.stages.history import History
-    from pipeline.stages.job import JobSummary
+    from pipeline.stages.summary import JobSummary
 
 log = logging.getLogger(__name__)
 STOPPED = 12
@@ -33,9 +34,28 @@ class Supervision:
 
     history: History
     watch: Watch
-    on_progress: OnProgress
+    shown: Shown
     should_stop: Callable[[], bool]
     report: Path | None
+    _settings: Settings
+    _at_end: ExitStack
+
+    def on_progress(self, progress: Progress) -> None:
+        """Show how far the job is."""
+        self.shown.progress(progress)
+
+    def on_wait(self, what: str) -> None:
+        """Say what the job does while there is no progress to show."""
+        self.shown.wait(what)
+
+    def connect(self) -> None:
+        """Start Ray or join one, and watch its machines, until the job ends. A job that has nothing to do needs neither."""
+        from cluster.connect import connected
+        from cluster.watch import watched
+
+        settings = self._settings
+        self._at_end.enter_context(connected(settings.ray_address, runtime_env=worker_logs(settings)))
+        self._at_end.enter_context(watched(watch=self.watch))
 
     def finish(self, summary: JobSummary) -> None:
         """Write the report, where one is wanted, and a log line of what the job came to."""
@@ -49,24 +69,20 @@ class Supervision:
 
 @contextmanager
 def supervised(settings: Settings, *, verb: str, as_json: bool, report: Path | None = None) -> Iterator[Supervision]:
-    """Ray, and a job on it that is watched, for the length of a `with` block.
+    """A job that is shown and watched, and kept to its limits, for the length of a `with` block.
 
     Args:
         verb: what the job does, for its progress.
     """
-    from cluster.connect import connected
-    from cluster.watch import Budget, watched
+    from cluster.watch import Budget, Watch
     from jobs.progress import shown
     from pipeline.stages.history import History
 
     budget = Budget(max_hours=settings.max_hours, max_cost=settings.max_cost, price_per_hour=settings.price_per_hour)
     log.info("job started", extra={"command": verb})
-    with (
-        connected(settings.ray_address, runtime_env=worker_logs(settings)),
-        shown(verb=verb, as_json=as_json) as on_progress,
-        watched() as watch,
-    ):
-        yield Supervision(History(), watch, on_progress, lambda: budget.is_spent(watch), report)
+    watch = Watch()
+    with shown(verb=verb, as_json=as_json) as show, ExitStack() as at_end:
+        yield Supervision(History(), watch, show, lambda: budget.is_spent(watch), report, settings, at_end)
 
 
 def stopped(num_left: int | None = None) -> typer.Exit:

@@ -147,7 +147,9 @@ def _repair(source: str, archive: str, settings: Settings, report: VerifyReport,
     job = encode_job(source, archive, settings)
     announce(job, as_json=as_json)
     with supervised(settings, verb="encoding", as_json=as_json) as job_of:
-        summary = repair(job, report, job_of.on_progress, should_stop=job_of.should_stop)
+        summary = repair(
+            job, report, job_of.on_progress, on_wait=job_of.on_wait, should_stop=job_of.should_stop, connect=job_of.connect
+        )
     if not as_json:
         show(
             (summary.num_shards, "shard repaired", "shards repaired"),

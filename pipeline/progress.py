@@ -20,6 +20,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnWait = Callable[[str], None]
+"""Is told in words what a job does before there is progress to show."""
 
 
 class Clock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +16,7 @@ from packaging.requirements import Requirement
 
 from pipeline.archive.commit import Archive
 from pipeline.records import EncodedPhoto, Outcome
+from pipeline.sources.folder import list_source
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -55,22 +58,81 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not _modules_loaded_by(arguments) & (HEAVY | {"numpy", "pandas", "pyarrow", "deltalake", "boto3", "fastapi"})
 
 
-@pytest.mark.parametrize("command", ["ls", "stat", "verify"])
-def test_reading_the_table_loads_neither_torch_nor_ray(command: str, tmp_path: Path) -> None:
-    Archive.open_or_create(str(tmp_path)).commit(
-        [
-            EncodedPhoto(
-                key="a.jpg",
-                image=b"bytes of a photo",
-                codec="original",
-                model=None,
-                outcome=Outcome.KEPT,
-                source_uri="/photos/a.jpg",
-                source_bytes=16,
-            )
-        ]
-    )
-    assert not _modules_loaded_by([command, str(tmp_path)]) & HEAVY
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of one file, all of which is in `archive`."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"bytes of a photo")
+    return folder
+
+
+@pytest.fixture
+def archive(source: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "archive"
+    data = (source / "a.jpg").read_bytes()
+    (photo,) = list_source(str(source)).photos
+    row = EncodedPhoto(
+        key=photo.key, image=data, codec="original", model=None, outcome=Outcome.KEPT, source_uri=photo.uri,
+        source_bytes=photo.size_bytes, source_sha256=hashlib.sha256(data).hexdigest(), modified_at=photo.modified_at,
+    )  # fmt: skip
+    Archive.open_or_create(str(path)).commit([row])
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls ARCHIVE",
+        "stat ARCHIVE",
+        "verify ARCHIVE",
+        "verify ARCHIVE --against SOURCE --checksum",
+        "encode SOURCE ARCHIVE",
+        "encode SOURCE ARCHIVE --dry-run",
+        "retry SOURCE ARCHIVE",
+        "restore ARCHIVE a.jpg -o COPY",
+        "decode ARCHIVE TMP --resume --include a.*",
+    ],
+)
+def test_what_needs_no_codec_loads_neither_torch_nor_ray(command: str, source: Path, archive: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "restored" / "a.jpg"
+    copy.parent.mkdir()
+    shutil.copy2(source / "a.jpg", copy)
+    places = {"SOURCE": str(source), "ARCHIVE": str(archive), "TMP": str(copy.parent), "COPY": str(tmp_path / "copy.jpg")}
+    assert not _modules_loaded_by([places.get(word, word) for word in command.split()]) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("encode missing ARCHIVE", 2, "missing does not exist"),
+        ("encode SOURCE new --codec wepb", 2, "no codec is called 'wepb'"),
+        ("encode SOURCE new --quality 5", 2, "1 to 4"),
+        ("encode SOURCE new --ladder webp:10..1", 2, "the range 10..1 is empty"),
+        ("encode SOURCE new --gate psnr=much", 2, "'much' is no number"),
+        ("encode SOURCE new --gate lpips=0.1", 2, "lpips needs weights"),
+        ("encode SOURCE new --weights none.safetensors", 2, "--weights none.safetensors: no such file"),
+        ("encode SOURCE broken", 1, "broken"),
+        ("retry missing ARCHIVE", 2, "missing does not exist"),
+        ("retry SOURCE missing", 2, "missing"),
+        ("decode missing new", 2, "missing"),
+        ("decode ARCHIVE new --format XYZ", 2, "--format XYZ"),
+        ("decode ARCHIVE new --weights none.safetensors", 2, "--weights none.safetensors: no such file"),
+        ("verify missing", 2, "missing"),
+        ("verify ARCHIVE --against missing", 2, "missing does not exist"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_before_torch_or_ray_loads(
+    command: str, code: int, message: str, source: Path, archive: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "broken" / "_delta_log" / f"{0:020}.json").write_text("no log")
+    places = {"SOURCE": str(source), "ARCHIVE": str(archive)}
+    places |= {name: str(tmp_path / name) for name in ("missing", "new", "broken")}
+    modules, said = _run([places.get(word, word) for word in command.split()], code)
+    assert not modules & HEAVY
+    assert message in said
+    assert not (tmp_path / "new").exists()
 
 
 def test_lock_satisfies_the_project() -> None:
@@ -93,17 +155,21 @@ def test_installed_command_is_this_project() -> None:
 
 
 def _modules_loaded_by(arguments: list[str]) -> set[str]:
-    """Top-level modules in memory after the command line ran in a process of its own."""
-    code = f"""
+    return _run(arguments, 0)[0]
+
+
+def _run(arguments: list[str], code: int) -> tuple[set[str], str]:
+    """Top-level modules in memory after the command line ran in a process of its own, and what it said on standard error."""
+    program = f"""
 import json, sys
 sys.argv = ["photoark", *{arguments!r}]
 from jobs.cli import main
 try:
     main()
 except SystemExit as leaving:
-    assert not leaving.code, leaving.code
+    assert (leaving.code or 0) == {code}, leaving.code
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return set(json.loads(result.stdout.splitlines()[-1]))
+    return set(json.loads(result.stdout.splitlines()[-1])), result.stderr

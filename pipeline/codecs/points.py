@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.codecs.base import Codec
-from pipeline.codecs.registry import CodecOptions, check_codec, codec_names, get_codec
+from pipeline.codecs.registry import CodecOptions, check_codec, check_options, codec_names, get_codec
 from pipeline.errors import SettingError
 
 
@@ -21,6 +21,14 @@ class CodecAt:
 
     def __str__(self) -> str:
         return self.codec if self.quality is None else f"{self.codec}:{self.quality}"
+
+    def check_options(self, options: CodecOptions) -> None:
+        """As `check`, but for the content of weights, so that torch is not loaded.
+
+        Raises:
+            SettingError, CheckpointError: as `pipeline.codecs.registry.check_options`.
+        """
+        check_options(self.codec, replace(options, quality=self.quality))
 
     def check(self, options: CodecOptions) -> None:
         """Raise what `codecs_at` would, without building a network.

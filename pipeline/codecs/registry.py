@@ -57,6 +57,36 @@ def get_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
     return _CODECS[name](name, options)
 
 
+def check_options(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
+    """As `check_codec`, but for the content of weights, so that torch is not loaded.
+
+    Raises:
+        SettingError: no codec of this name, or an option that it cannot take.
+        CheckpointError: its weights are of another format.
+    """
+    if _CODECS.get(name) is _ditic:
+        from pipeline.codecs.ditic.header import config_of
+
+        config_of(_ditic_weights(name, options)).check_quality(options.quality)
+    else:
+        get_codec(name, options)
+
+
+def check_weights(options: CodecOptions) -> None:
+    """Check that the weights which `options` name can be used, by whatever codec they are; torch is not loaded.
+
+    Raises:
+        SettingError: their file does not exist.
+        CheckpointError: they are of another format.
+    """
+    if options.weights is not None:
+        if not options.weights.is_file():
+            raise SettingError(f"--weights {options.weights}: no such file")
+        from pipeline.codecs.ditic.header import config_of
+
+        config_of(options.weights)
+
+
 def check_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
     """Raise what `get_codec` would, without building the network.
 
@@ -64,14 +94,11 @@ def check_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
         SettingError: no codec of this name, or an option that it cannot take.
         CheckpointError: its weights are missing or damaged.
     """
-    if _CODECS.get(name) is _ditic:
+    check_options(name, options)
+    if _CODECS[name] is _ditic:
         from pipeline.codecs.ditic import checkpoint
 
-        weights = _ditic_weights(name, options)
-        checkpoint.config_of(weights).check_quality(options.quality)
-        checkpoint.check(weights)
-    else:
-        get_codec(name, options)
+        checkpoint.check(_ditic_weights(name, options))
 
 
 def decoder_for(name: str, model: str | None, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
@@ -120,15 +147,16 @@ def _ditic(name: str, options: CodecOptions) -> Codec:
 
 def _ditic_weights(name: str, options: CodecOptions) -> Path:
     """File of the weights, once the options are such as a DiT-IC can take."""
-    from pipeline.codecs.ditic import checkpoint
+    from pipeline.codecs.ditic.header import SHIPPED, config_of
 
     if options.weights is None:
         if name == SHIPPED_CODEC:
-            return checkpoint.SHIPPED
+            return SHIPPED
         raise SettingError(
             f"{name} needs --weights FILE: its weights do not come with this program; `photoark import-weights` makes the file"
         )
-    held = checkpoint.config_of(options.weights).name
+    check_weights(options)
+    held = config_of(options.weights).name
     if held != name:
         raise SettingError(f"--weights {options.weights} holds weights of {held}, not of {name}")
     return options.weights
@@ -136,9 +164,9 @@ def _ditic_weights(name: str, options: CodecOptions) -> Path:
 
 def _for_codec(name: str, options: CodecOptions) -> CodecOptions:
     """Without weights of another codec: an archive may hold streams of several, and one file is named for them all."""
-    from pipeline.codecs.ditic import checkpoint
+    from pipeline.codecs.ditic.header import config_of
 
-    if options.weights is not None and checkpoint.config_of(options.weights).name != name:
+    if options.weights is not None and config_of(options.weights).name != name:
         return replace(options, weights=None)
     return options
 

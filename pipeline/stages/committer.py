@@ -25,8 +25,8 @@ from pipeline.progress import Clock, Progress
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.stages.changes import Work
 from pipeline.stages.history import History
-from pipeline.stages.job import JobSummary
 from pipeline.stages.metrics import record_commit
+from pipeline.stages.summary import JobSummary
 from pipeline.stages.work import BlockWork
 
 Commit = Callable[[list[EncodedPhoto]], object]

@@ -2,36 +2,27 @@
 
 row groups -> read tasks -> DecodeWorker actors: bitstream, pixels, file written -> driver counts
 what did not come out, because a process ended -> each photo in a process of its own: a file, or a reason why not
+
+This module checks and looks up what there is to do, and loads neither Ray nor torch for it; `decode_on_ray` does it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
-from itertools import chain
-from typing import cast
-
-import pyarrow as pa
-import ray.data
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find, resolve
 from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
-from pipeline.codecs.registry import CodecOptions
-from pipeline.errors import ArchiveDamagedError
-from pipeline.progress import Clock, OnProgress, Progress
-from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
-from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker, not_restored
-from pipeline.stages.isolation import each_alone
-from pipeline.stages.job import JobSummary, actor_options, prepare
-from pipeline.stages.logs import log_rows
-from pipeline.stages.resources import DEFAULT_POOL, PoolOptions, PoolPlan
-from pipeline.stages.until import until
-from pipeline.stages.work import STAGE, with_ends
+from pipeline.codecs.registry import CodecOptions, check_weights
+from pipeline.errors import ArchiveDamagedError, SettingError
+from pipeline.pixels.writer import WRITABLE_FORMATS
+from pipeline.progress import Clock, OnProgress, OnWait
+from pipeline.records import EncodedPhoto, encoded_from_table
+from pipeline.stages.resources import DEFAULT_POOL, PoolOptions
+from pipeline.stages.summary import JobSummary
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -56,13 +47,30 @@ class DecodeJob:
     batch_photos: int = 32
     pool: PoolOptions = DEFAULT_POOL
 
+    def check_settings(self) -> None:
+        """Check what needs no network; loads neither Ray nor torch.
+
+        Raises:
+            SettingError: no file of this format can be written.
+            CheckpointError: the weights that are named are missing, or of another format.
+        """
+        if self.format is not None and self.format not in WRITABLE_FORMATS:
+            raise SettingError(f"--format {self.format}: choose one of {', '.join(sorted(WRITABLE_FORMATS))}")
+        check_weights(self.options)
+
 
 def decode(
-    job: DecodeJob, on_progress: OnProgress = lambda _: None, *, should_stop: Callable[[], bool] = lambda: False
+    job: DecodeJob,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    on_wait: OnWait = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    connect: Callable[[], object] = lambda: None,
 ) -> JobSummary:
     """Restore photos of `job.archive` as files below `job.destination`.
 
     Args:
+        on_wait, connect: as for `pipeline.stages.encode.encode`.
         should_stop: asked after every block and several times a second, from several threads; once it says so, the job ends,
             `stopped`.
 
@@ -70,82 +78,38 @@ def decode(
         ArchiveNotFoundError: there is no archive.
         ArchiveDamagedError: the footer of a shard is damaged.
         SettingError: a setting is wrong.
+        CheckpointError: the weights that are named are missing, or of another format.
     """
-    clock, summary = Clock(), JobSummary()
+    clock = Clock()
+    job.check_settings()
     archive = Archive.open(job.archive)
+    on_wait(f"looking up the photos of {job.archive}")
     fragments = list_fragments(archive, job.include)
-    if not fragments:
-        return summary
-    total = sum(fragment.num_rows for fragment in fragments)
+    wanted = {fragment: _num_wanted(archive.storage, fragment, job.include) for fragment in fragments}
     there = _there(job, archive.storage, fragments) if job.resume else {}
-    summary.num_photos = summary.num_skipped = sum(map(len, there.values()))
-    num_todo, took_s = total - summary.num_skipped, round(clock.elapsed_s, 3)
-    log.info("listed", extra={"stage": "list", "num_photos": total, "num_todo": num_todo, "took_s": took_s})
-    left = {f: there.get(f, frozenset()) for f in fragments if len(there.get(f, ())) < f.num_rows}
-    if not left:
-        return summary
-    plan = prepare(job.options.device, job.pool, num_todo)
-    settings = DecodeSettings(
-        destination=Storage(job.destination).url,
-        options=replace(job.options, device=plan.device),
-        format=job.format,
-        original=job.original,
-        num_write_threads=plan.threads_per_actor,
-    )
-    done: set[str] = set()
-    with (
-        # Not when they are collected: Ray would be gone by then.
-        closing(_stream(archive, job, left, settings, plan)) as stream,
-        closing(_each_alone(archive, job, left, settings, plan, done)) as rest,
-    ):
-        for batch in until(should_stop, chain(stream, rest)):
-            log_rows(batch)
-            for row in batch.to_pylist():
-                summary.num_photos += 1
-                done.add(row["key"])
-                if row["reason"] is not None:
-                    summary.fail(row["key"], row["reason"])
-                    continue
-                summary.num_restored += 1
-                summary.bytes_out += row["num_bytes"]
-                summary.num_pixels += row["num_pixels"]
-            on_progress(
-                Progress(
-                    num_done=summary.num_photos,
-                    num_total=total,
-                    num_failed=summary.num_failed,
-                    bytes_done=summary.bytes_out,
-                    elapsed_s=clock.elapsed_s,
-                )
-            )
-    summary.stopped = summary.num_photos < total and should_stop()
+    num_total, num_there = sum(wanted.values()), sum(map(len, there.values()))
+    num_todo, took_s = num_total - num_there, round(clock.elapsed_s, 3)
+    log.info("listed", extra={"stage": "list", "num_photos": num_total, "num_todo": num_todo, "took_s": took_s})
+    summary = JobSummary(num_photos=num_there, num_skipped=num_there)
+    if num_todo:
+        on_wait("starting Ray")
+        connect()
+        from pipeline.stages.decode_on_ray import run
+
+        on_wait(f"loading the codec in its workers; the first of {num_todo} photos are on their way")
+        left = {f: there.get(f, frozenset()) for f in fragments if len(there.get(f, ())) < wanted[f]}
+        run(archive, job, left, summary, num_todo, on_progress, should_stop=should_stop)
     summary.elapsed_s = clock.elapsed_s
     return summary
 
 
-def _stream(
-    archive: Archive, job: DecodeJob, fragments: Mapping[Fragment, Collection[str]], settings: DecodeSettings, plan: PoolPlan
-) -> Generator[pa.Table, None, None]:
-    """Results of the photos of `fragments`, but for keys to be left out; blocks whose actor dies are left out."""
-    items = [
-        {"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows, "skip": sorted(skip)}
-        for f, skip in fragments.items()
-    ]
-    results = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            partial(read_rows, archive_url=archive.storage.url, include=job.include, original=job.original),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=plan.cpus_per_read,
-        )
-        .map_batches(
-            DecodeWorker,
-            fn_constructor_kwargs={"settings": settings},
-            **(actor_options(plan) | {"batch_size": job.batch_photos}),
-        )
-    )
-    yield from cast(Iterator[pa.Table], results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+def _num_wanted(archive: Storage, fragment: Fragment, include: str | None) -> int:
+    """How many rows of `fragment` match `include`; all of them where the keys are damaged."""
+    if include is not None:
+        with suppress(ArchiveDamagedError):
+            keys = read_fragment(archive, fragment, ["key"])["key"].to_pylist()
+            return sum(fnmatchcase(key, include) for key in keys)
+    return fragment.num_rows
 
 
 def _there(job: DecodeJob, archive: Storage, fragments: list[Fragment]) -> dict[Fragment, frozenset[str]]:
@@ -167,86 +131,3 @@ def _there(job: DecodeJob, archive: Storage, fragments: list[Fragment]) -> dict[
             rows = encoded_from_table(read_fragment(archive, fragment, ["key", "outcome", "modified_at", "encoded_at"]))
             there[fragment] = frozenset(row.key for row in rows if is_there(row))
     return there
-
-
-def _each_alone(
-    archive: Archive,
-    job: DecodeJob,
-    fragments: Mapping[Fragment, Collection[str]],
-    settings: DecodeSettings,
-    plan: PoolPlan,
-    done: Collection[str],
-) -> Generator[pa.Table, None, None]:
-    """As `_stream`, of the photos that, when this is first asked, are not `done`."""
-    if job.include is None and len(done) == sum(fragment.num_rows - len(skip) for fragment, skip in fragments.items()):
-        return
-    missing = [key for key in _keys(archive.storage, fragments, job.include) if key not in done]
-    if not missing:
-        return
-    tables = {key: partial(_row_of, archive.storage.url, key, original=job.original) for key in missing}
-    for key, attempt, result in each_alone(DecodeWorker, settings, plan, tables):
-        if isinstance(result, str):
-            yield not_restored(key, result, "isolate", attempt)
-        else:
-            yield with_ends(result, result[STAGE].to_pylist(), attempt)
-
-
-def _keys(storage: Storage, fragments: Mapping[Fragment, Collection[str]], include: str | None) -> Iterator[str]:
-    """Keys of what was to be restored, but for damaged row groups, which were told of."""
-    for fragment, skip in fragments.items():
-        try:
-            keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
-        except ArchiveDamagedError:
-            continue
-        yield from (key for key in keys if key not in skip and (include is None or fnmatchcase(key, include)))
-
-
-def _row_of(archive_url: str, key: str, *, original: bool) -> pa.Table:
-    return encoded_to_table([find(Archive.open(archive_url), key, with_original=original)])
-
-
-def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, original: bool = False) -> pa.Table:
-    """Rows of row groups; a row group that is damaged becomes rows that say so, one a photo where the keys survive."""
-    storage = Storage(archive_url)
-    tables = []
-    for item in fragments.to_pylist():
-        skip = frozenset(item.pop("skip"))
-        fragment = Fragment(**item)
-        try:
-            table = read_fragment(storage, fragment, None if original else STREAM_COLUMNS)
-        except ArchiveDamagedError as error:
-            table = _damaged(storage, fragment, error)
-        if include is not None or skip:
-            keys = table["key"].to_pylist()
-            is_wanted = [key not in skip and (include is None or fnmatchcase(key, include)) for key in keys]
-            table = table.filter(pa.array(is_wanted, pa.bool_()))
-        tables.append(_with_streams(table, archive_url, original=original))
-    # A row group of an earlier version lacks columns.
-    return pa.concat_tables(tables, promote_options="default")
-
-
-def _with_streams(table: pa.Table, archive_url: str, *, original: bool) -> pa.Table:
-    """`table`, where rows that are the same as another have its stream, or say why not."""
-    if "same_as" not in table.column_names or table["same_as"].null_count == table.num_rows:
-        return table
-    archive, rows = Archive.open(archive_url), []
-    for row in encoded_from_table(table):
-        try:
-            rows.append(resolve(archive, row, with_original=original))
-        except ArchiveDamagedError as error:
-            rows.append(replace(row, outcome=Outcome.FAILED, reason=error.message))
-    return encoded_to_table(rows)
-
-
-def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -> pa.Table:
-    try:
-        keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
-    except ArchiveDamagedError:
-        keys = [f"{fragment.path}, row group {fragment.row_group}"]
-    return encoded_to_table(
-        EncodedPhoto(
-            key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=error.message,
-            source_uri="", source_bytes=0,
-        )
-        for key in keys
-    )  # fmt: skip

@@ -8,83 +8,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.codecs.base import Codec, Pixels
-from pipeline.codecs.ditic.device import choose_device
-from pipeline.codecs.points import CodecAt, codecs_at
-from pipeline.codecs.registry import CodecOptions
+from pipeline.codecs.points import CodecAt
 from pipeline.errors import PhotoarkError, PhotoError
 from pipeline.logs import about
 from pipeline.pixels.beside import is_raw
 from pipeline.pixels.metadata import may_hold_gps as holds_gps
 from pipeline.pixels.metadata import without_gps
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
-from pipeline.pixels.sandbox import probe, read_pixels
+from pipeline.pixels.sandbox import probe
 from pipeline.pixels.writer import why_not_back
-from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.quality.scorer import Scorer, Scores
+from pipeline.quality.scorer import Scores
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
+from pipeline.stages.encode_settings import EncodeSettings
 from pipeline.stages.metrics import record_block
 from pipeline.stages.work import READ_S, BlockWork, where, with_work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MakeCodecs = Callable[[Iterable[CodecAt], CodecOptions], Iterable[Codec]]
-"""Makes the codec of each rung in turn."""
-ReadPixels = Callable[..., Pixels]
-"""`pipeline.pixels.sandbox.read_pixels`, or what stands for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSettings:
-    """What an encode worker needs to know."""
-
-    ladder: tuple[CodecAt, ...] = (CodecAt("ditic-small"),)
-    """Codecs to try in turn; what none of them may stand for is kept as its bytes."""
-    gate: Gate = NO_GATE
-    """What a decoded stream must reach; without one, streams are not decoded."""
-    lpips_weights: Path | None = None
-    """For a gate that asks for LPIPS."""
-    dists_weights: Path | None = None
-    """For a gate that asks for DISTS."""
-    keep_original: KeepOriginal = KeepOriginal.KEPT
-    strip_gps: bool = False
-    """Leave GPS data out; bytes that may hold some are then not kept."""
-    options: CodecOptions = CodecOptions()
-    """Of all rungs but for the quality."""
-    limits: PixelLimits = DEFAULT_LIMITS
-    num_decode_threads: int = 2
-    """Threads that decode pixels."""
-    codecs: MakeCodecs = codecs_at
-    """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
-    read_pixels: ReadPixels = read_pixels
-    """Decodes a file; another one for who measures a pipeline without the cores that this takes."""
-
-    def scorer(self) -> Scorer | None:
-        """What measures for the gate; None without one.
-
-        Raises:
-            SettingError: it asks for a metric whose weights are not named.
-            CheckpointError: these weights are missing or damaged.
-        """
-        if not self.gate:
-            return None
-        return Scorer(
-            lpips_weights=self.lpips_weights,
-            dists_weights=self.dists_weights,
-            device=choose_device(self.options.device),
-            only=self.gate.metrics,
-        )
 
 
 @dataclass(slots=True)

@@ -11,9 +11,6 @@ from pipeline.records import Photo, Skipped, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_source
 from pipeline.stages.changes import find_work
 from pipeline.stages.encode import EncodeJob
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.reading import read_block
-from pipeline.stages.work import split_work
 
 NUM_SAMPLES = 8
 
@@ -51,7 +48,7 @@ def estimate(job: EncodeJob) -> Estimate:
         CheckpointError: the codec's weights are missing or damaged.
         ArchiveError: the archive cannot be opened.
     """
-    job.check()
+    job.check_settings()
     listing = list_source(job.source, job.selection)
     try:
         archive = Archive.open(job.archive)
@@ -60,22 +57,9 @@ def estimate(job: EncodeJob) -> Estimate:
     work = find_work(listing.photos, archive, selection=job.selection)
     todo = list(work.todo.values())
     bytes_todo = sum(photo.size_bytes for photo in todo)
-    num_failures = sampled_bytes = stream_bytes = num_pixels = 0
-    elapsed_s = 0.0
     sample = _spread(todo)
-    if sample:
-        worker = EncodeWorker(job.settings())
-        worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
-        start_s = time.perf_counter()
-        for photo in sample:
-            rows, (done,) = split_work(worker(read_block(photos_to_table([photo]))))
-            num_pixels += done.num_pixels
-            (row,) = encoded_from_table(rows)
-            num_failures += row.outcome == "failed"
-            sampled_bytes += photo.size_bytes
-            stream_bytes += len(row.image or b"")
-        elapsed_s = time.perf_counter() - start_s
-    factor = bytes_todo / sampled_bytes if sampled_bytes else 0.0
+    tried = _try(job, sample) if sample else _Tried()
+    factor = bytes_todo / tried.bytes_in if tried.bytes_in else 0.0
     return Estimate(
         num_photos=len(listing.photos),
         num_todo=len(todo),
@@ -83,13 +67,43 @@ def estimate(job: EncodeJob) -> Estimate:
         not_stored=work.not_stored,
         bytes_todo=bytes_todo,
         num_sampled=len(sample),
-        num_sample_failures=num_failures,
-        expected_bytes=round(factor * stream_bytes),
-        expected_s=round(factor * elapsed_s, 1),
-        expected_megapixels=round(factor * num_pixels / 1e6, 2),
-        s_per_megapixel=elapsed_s / (num_pixels / 1e6) if num_pixels else 0.0,
+        num_sample_failures=tried.num_failed,
+        expected_bytes=round(factor * tried.bytes_out),
+        expected_s=round(factor * tried.elapsed_s, 1),
+        expected_megapixels=round(factor * tried.num_pixels / 1e6, 2),
+        s_per_megapixel=tried.elapsed_s / (tried.num_pixels / 1e6) if tried.num_pixels else 0.0,
         skipped=listing.skipped,
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tried:
+    num_failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    num_pixels: int = 0
+    elapsed_s: float = 0.0
+
+
+def _try(job: EncodeJob, sample: list[Photo]) -> _Tried:
+    """Encode photos in this process."""
+    from pipeline.stages.encode_worker import EncodeWorker  # here: with nothing to do, neither torch nor Ray is loaded
+    from pipeline.stages.reading import read_block
+    from pipeline.stages.work import split_work
+
+    job.check()
+    worker = EncodeWorker(job.settings())
+    worker(read_block(photos_to_table(sample[:1])))  # warm: kernels are compiled and memory is claimed
+    tried, start_s = _Tried(), time.perf_counter()
+    for photo in sample:
+        rows, (done,) = split_work(worker(read_block(photos_to_table([photo]))))
+        (row,) = encoded_from_table(rows)
+        tried.num_pixels += done.num_pixels
+        tried.num_failed += row.outcome == "failed"
+        tried.bytes_in += photo.size_bytes
+        tried.bytes_out += len(row.image or b"")
+    tried.elapsed_s = time.perf_counter() - start_s
+    return tried
 
 
 def _spread(photos: list[Photo]) -> list[Photo]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.stages.work import BlockWork
+if TYPE_CHECKING:
+    from pipeline.stages.work import BlockWork
 
 MAX_BINS = 360
 

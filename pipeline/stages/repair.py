@@ -25,7 +25,7 @@ from pipeline.archive.shard_writer import render_shard, write_shard
 from pipeline.archive.verify import VerifyReport
 from pipeline.archive_files import SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, ArchiveError
-from pipeline.progress import OnProgress
+from pipeline.progress import OnProgress, OnWait
 from pipeline.records import EncodedPhoto, Outcome, Photo
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import ALL, Selection
@@ -89,12 +89,15 @@ def repair(
     report: VerifyReport,
     on_progress: OnProgress = lambda _: None,
     *,
+    on_wait: OnWait = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    connect: Callable[[], object] = lambda: None,
 ) -> RepairSummary:
     """Repair what `report`, of `verify`, found in `job.archive`, from `job.source`.
 
     Args:
-        should_stop: as for `pipeline.stages.encode.encode`; shards whose photos were all encoded by then are whole again.
+        on_wait, connect: as for `pipeline.stages.encode.encode`.
+        should_stop: as there; shards whose photos were all encoded by then are whole again.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
@@ -102,7 +105,8 @@ def repair(
         ArchiveNotFoundError: there is no archive.
         PhotoarkError: part of the photos could not be processed; shards that were finished are repaired.
     """
-    job.check()
+    job.check_settings()
+    on_wait(f"listing {job.source}")
     # All: the archive may hold what would not be selected today.
     photos = {photo.key: photo for photo in list_source(job.source, ALL).photos}
     archive, summary = Archive.open(job.archive), RepairSummary()
@@ -131,7 +135,7 @@ def repair(
     finish()
     work = Work(todo={key: photos[key] for key in plans_of})
     log.info("listed", extra={"stage": "list", "num_photos": len(photos), "num_todo": len(work.todo)})
-    done = process(job, work, take, on_progress, should_stop=should_stop)
+    done = process(job, work, take, on_progress, on_wait=on_wait, should_stop=should_stop, connect=connect)
     summary.stopped, summary.codecs = done.stopped, done.codecs
     return summary
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pipeline.archive.commit import Archive
 from pipeline.archive.compare import reason_of
 from pipeline.archive.shard_reader import read_rows
-from pipeline.progress import Clock, OnProgress
+from pipeline.progress import Clock, OnProgress, OnWait
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_source
 from pipeline.stages.changes import Work
 from pipeline.stages.encode import EncodeJob, process
 from pipeline.stages.history import History
-from pipeline.stages.job import JobSummary
+from pipeline.stages.summary import JobSummary
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,10 @@ def retry(
     job: EncodeJob,
     on_progress: OnProgress = lambda _: None,
     *,
+    on_wait: OnWait = lambda _: None,
     history: History | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    connect: Callable[[], object] = lambda: None,
 ) -> JobSummary:
     """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has and selects.
 
@@ -45,7 +47,8 @@ def retry(
     row, and the same job run again goes on. What fails again for the same reason keeps its row.
 
     Args:
-        history, should_stop: as for `pipeline.stages.encode.encode`. What failed again before a stop is tried again next time.
+        on_wait, history, should_stop, connect: as for `pipeline.stages.encode.encode`. What failed again before a stop is
+            tried again next time.
 
     Returns:
         Totals; `num_photos` are all that had failed, `num_skipped` those of them that the source no longer has.
@@ -58,10 +61,12 @@ def retry(
         PhotoarkError: part of the photos could not be processed; what was is committed.
     """
     clock = Clock()
-    job.check()
+    job.check_settings()
+    archive = Archive.open(job.archive)
+    on_wait(f"listing {job.source}")
     listing = list_source(job.source, job.selection)
     photos = {photo.key: photo for photo in listing.photos}
-    archive = Archive.open(job.archive)
+    on_wait("looking for failures in the archive")
     reasons = {key: reason for key, reason in failures(archive).items() if job.selection.takes(key)}
 
     def commit(rows: list[EncodedPhoto]) -> None:
@@ -72,7 +77,9 @@ def retry(
     work = Work(todo={key: photos[key] for key in reasons if key in photos}, not_stored=dict(reasons))
     num_todo = len(work.todo)
     log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": num_todo})
-    summary = process(job, work, commit, on_progress, history=history, should_stop=should_stop)
+    summary = process(
+        job, work, commit, on_progress, on_wait=on_wait, history=history, should_stop=should_stop, connect=connect
+    )  # fmt: skip
     summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - num_todo, clock.elapsed_s
     summary.skipped = listing.skipped
     return summary

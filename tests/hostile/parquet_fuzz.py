@@ -30,7 +30,7 @@ from pipeline.container_check import check_container
 from pipeline.errors import PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.restoration import decode_row, restore
-from pipeline.stages.decode import read_rows
+from pipeline.stages.decode_on_ray import read_rows
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 from tests.hostile.mutation import mutated
 

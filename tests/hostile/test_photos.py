@@ -247,7 +247,8 @@ def test_faulty_photos_are_failed_rows_among_encoded_ones(tmp_path: Path, sample
     from pipeline.codecs.points import CodecAt
     from pipeline.records import Outcome, encoded_from_table, photos_to_table
     from pipeline.sources.folder import list_photos
-    from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+    from pipeline.stages.encode_settings import EncodeSettings
+    from pipeline.stages.encode_worker import EncodeWorker
     from pipeline.stages.reading import read_block
 
     source = tmp_path / "photos"

@@ -9,7 +9,7 @@ import pytest
 from jobs.summaries import announce, generative_notice, show_decoded, show_encoded, show_retried
 from pipeline.codecs.points import CodecAt
 from pipeline.stages.encode import EncodeJob
-from pipeline.stages.job import JobSummary
+from pipeline.stages.summary import JobSummary
 
 NOTICE = "ditic-small is a generative codec: part of the detail in restored photos is synthesised. Keep the sources."
 

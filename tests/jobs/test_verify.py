@@ -14,7 +14,8 @@ from pipeline.archive.commit import Archive
 from pipeline.codecs.points import CodecAt
 from pipeline.records import encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.encode_settings import EncodeSettings
+from pipeline.stages.encode_worker import EncodeWorker
 from pipeline.stages.reading import read_block
 from pipeline.stages.work import split_work
 from tests.pipeline.stages.test_retry_repair import photo

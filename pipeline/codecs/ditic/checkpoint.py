@@ -27,14 +27,12 @@ from torch import Tensor
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.exact import ExactEntropyModel
 from pipeline.codecs.ditic.flow import TIMESTEP
+from pipeline.codecs.ditic.header import FORMAT, read_header
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.entropy.fixed_point import Spec
 from pipeline.errors import CheckpointError
 
-FORMAT = "photoark-ditic-1"
-SHIPPED = Path(__file__).parent / "weights" / "ditic-small.safetensors"
-"""The small model, part of the package."""
 _PRIORS = ("entropy_bottleneck", "gaussian_conditional")
 ENTROPY_PREFIXES = tuple(f"codec.{part}." for part in (*ENTROPY_PATH, *_PRIORS))
 """How the names of tensors begin that the exact path replaces."""
@@ -113,15 +111,6 @@ def load_float(path: Path) -> tuple[DiTIC, str]:
     return model.eval().requires_grad_(False), header["fingerprint"]
 
 
-def config_of(path: Path) -> DiTICConfig:
-    """Configuration of the model whose weights a frozen checkpoint holds; reads its header alone.
-
-    Raises:
-        CheckpointError: the file is missing or of another format.
-    """
-    return DiTICConfig.from_dict(json.loads(_read_header(path)["config"]))
-
-
 def check(path: Path) -> str:
     """Fingerprint of a frozen checkpoint, once its content agrees with it.
 
@@ -132,7 +121,7 @@ def check(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    header = _read_header(path)
+    header = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -142,17 +131,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if fingerprint != header["fingerprint"]:
         raise CheckpointError(f"{path} is damaged: its content does not match its fingerprint; fetch the file again")
     return header, stored
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a frozen checkpoint of this program; make one with `photoark freeze`")
-    return header
 
 
 def _model(header: Mapping[str, str]) -> DiTIC:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import CodecInfo, Pixels
 from pipeline.codecs.ditic import checkpoint
+from pipeline.codecs.ditic.header import SHIPPED
 from pipeline.codecs.ditic.networks import Networks
 from pipeline.codecs.ditic.planner import Plan, plan
 from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime, choose_dtype, free_memory_bytes
@@ -93,7 +94,7 @@ class DiTICCodec:
         workers = _workers(torch.device(device), runtime)
 
         def make() -> DiTICCodec:
-            loaded = checkpoint.load(weights or checkpoint.SHIPPED, device=device)
+            loaded = checkpoint.load(weights or SHIPPED, device=device)
             return cls(loaded, device=device, runtime=runtime, quality=quality, workers=workers)
 
         return workers.solo(make)

@@ -22,7 +22,8 @@ from pipeline.sources.folder import list_photos
 from pipeline.stages.changes import find_work
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode, process
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.encode_settings import EncodeSettings
+from pipeline.stages.encode_worker import EncodeWorker
 from pipeline.stages.estimate import estimate
 from pipeline.stages.reading import read_block
 from pipeline.stages.work import split_work

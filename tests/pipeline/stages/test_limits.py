@@ -25,8 +25,9 @@ from pipeline.records import EncodedPhoto, Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
 from pipeline.stages.isolation import each_alone
-from pipeline.stages.job import JobSummary, prepare
+from pipeline.stages.job import prepare
 from pipeline.stages.repair import repair
+from pipeline.stages.summary import JobSummary
 from pipeline.stages.until import until
 from pipeline.storage import Storage
 from tests.pipeline.stages.test_retry_repair import KEYS, filled, shard_of

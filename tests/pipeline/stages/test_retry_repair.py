@@ -25,7 +25,8 @@ from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_t
 from pipeline.restoration import restore
 from pipeline.sources.folder import list_photos
 from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.encode_worker import EncodeSettings, EncodeWorker
+from pipeline.stages.encode_settings import EncodeSettings
+from pipeline.stages.encode_worker import EncodeWorker
 from pipeline.stages.reading import read_block
 from pipeline.stages.repair import RepairSummary, repair
 from pipeline.stages.retry import retry

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
+from pipeline.codecs.ditic.header import SHIPPED
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.precision import Runtime
 from pipeline.entropy.container import pack, unpack
@@ -226,7 +227,7 @@ def test_a_damaged_checkpoint_is_refused(tiny_weights: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("missing", ["cdf.starts", "scale_bias", "g_c.block.1.bias"])
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(missing: str, tmp_path: Path) -> None:
-    with safe_open(checkpoint.SHIPPED, "pt") as file:
+    with safe_open(SHIPPED, "pt") as file:
         specs = json.loads(file.metadata()["specs"])
         names = [name for name in file.keys() if name.startswith("exact.")]  # noqa: SIM118 (not a dict)
         tensors = {name.removeprefix("exact."): file.get_tensor(name) for name in names}
