@@ -140,9 +140,9 @@ def folder_of(rng: random.Random, root: Path) -> tuple[int, Counter[bytes]]:
     contents[b"album/linked.png"] = (outside / "linked.png").read_bytes()
     num_others += 1
     late, early = root / "late.png", root / "early.png"
-    for path, at in ((late, 4_000_000_000), (early, -4_000_000_000)):
-        put(os.fsencode(path.name), photo(rng)[0])
-        os.utime(path, (at, at))
+    for odd, at in ((late, 4_000_000_000), (early, -4_000_000_000)):
+        put(os.fsencode(odd.name), photo(rng)[0])
+        os.utime(odd, (at, at))
     Archive.open_or_create(str(root / "inner archive")).commit([kept("a.png", b"a")])
     num_others += sum(len(names) for _, _, names in os.walk(root / "inner archive"))
     return len(contents) + num_others, Counter(hashlib.sha256(data).digest() for data in contents.values())
