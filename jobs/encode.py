@@ -64,6 +64,9 @@ def encode(
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Store one stream for all photos of the same bytes; the others' rows refer to it.")
     ] = False,
+    recode: Annotated[
+        bool, typer.Option("--recode", help="Encode again what is stored by another codec, quality or other option than now.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what there is to do, try a few photos, and write nothing.")
     ] = False,
@@ -82,7 +85,7 @@ def encode(
 
     from pipeline.stages.encode import encode as run
 
-    job = replace(encode_job(source, archive, settings), checksum=checksum, dedupe=dedupe)
+    job = replace(encode_job(source, archive, settings), checksum=checksum, dedupe=dedupe, recode=recode)
     if dry_run:
         _estimate(job, as_json=as_json)
         return
@@ -99,8 +102,8 @@ def encode(
     else:
         show_encoded(summary)
     if summary.stopped:
-        left = summary.num_photos - summary.num_new - summary.num_changed - summary.num_updated - summary.num_skipped
-        raise stopped(left)
+        num_done = summary.num_new + summary.num_changed + summary.num_recoded + summary.num_updated + summary.num_skipped
+        raise stopped(summary.num_photos - num_done)
     if not summary.is_complete:
         raise typer.Exit(INCOMPLETE)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -54,6 +55,7 @@ def show_encoded(summary: JobSummary) -> None:
         (summary.num_photos, "file in the source", "files in the source"),
         *_stored(summary),
         (summary.num_changed, "file had changed", "files had changed"),
+        (summary.num_recoded, "file was stored by another recipe", "files were stored by another recipe"),
         (summary.num_updated, "file has another time and the same bytes", "files have another time and the same bytes"),
         (summary.num_skipped - len(earlier), "file was stored already", "files were stored already"),
         (summary.num_gone, "file in the archive is gone from the source", "files in the archive are gone from the source"),
@@ -61,6 +63,7 @@ def show_encoded(summary: JobSummary) -> None:
         *_costs(summary),
     )
     show_generative(summary.codecs)
+    show_recipes(summary.num_other_recipe, summary.other_recipes, summary.num_unknown_recipe)
     show_skipped(summary.skipped)
     name_files("failed", summary.failures)
     name_files("not stored", earlier)
@@ -103,8 +106,9 @@ def show_estimate(estimate: Estimate) -> None:
         (estimate.num_photos, "file in the source", "files in the source"),
         (estimate.num_photos - estimate.num_todo, "file is in the archive already", "files are in the archive already"),
         (len(estimate.not_stored), "of its rows failed and is not stored", "of its rows failed and are not stored"),
-        (estimate.num_todo - estimate.num_changed, "file is new", "files are new"),
+        (estimate.num_new, "file is new", "files are new"),
         (estimate.num_changed, "file changed", "files changed"),
+        (estimate.num_recoded, "file is stored by another recipe", "files are stored by another recipe"),
     )
     if estimate.num_sampled:
         show(
@@ -115,8 +119,22 @@ def show_estimate(estimate: Estimate) -> None:
         )
     else:
         show("nothing to encode")
+    num_left = sum(estimate.other_recipes.values()) - estimate.num_recoded
+    show_recipes(num_left, estimate.other_recipes, estimate.num_unknown_recipe)
     show_skipped(estimate.skipped)
     name_files("not stored", estimate.not_stored)
+
+
+def show_recipes(num_other: int, recipes: Mapping[str, int], num_unknown: int) -> None:
+    """Say how many rows an earlier job made otherwise than this one would, and how to encode them again."""
+    if num_other:
+        first = Counter(recipes).most_common(_RECIPES_SHOWN)
+        named = ", ".join(recipe for recipe, _ in first) + (", ..." if len(recipes) > len(first) else "")
+        files = count(num_other, "file is stored by another recipe", "files are stored by another recipe")
+        show(f"{files} ({named}); encode --recode encodes again what the source still has")
+    one, many = "file does not record its recipe", "files do not record their recipe"
+    note = "an earlier version stored them; as far as their codec tells, it is this one, and they stay"
+    show(*([f"{count(num_unknown, one, many)}: {note}"] if num_unknown else []))
 
 
 def show_skipped(skipped: Iterable[Skipped]) -> None:
@@ -128,6 +146,7 @@ def show_skipped(skipped: Iterable[Skipped]) -> None:
                 tell(f"left out: {name}")
 
 
+_RECIPES_SHOWN = 3
 _NOT_STORED = ("file is not stored", "files are not stored")
 
 
@@ -142,10 +161,11 @@ def _stored(summary: JobSummary) -> list[tuple[int, str, str]]:
 def _failed(summary: JobSummary) -> list[tuple[int, str, str]]:
     return [
         (summary.num_failed, "file failed", "files failed"),
-        (summary.num_outdated, "of them is stored in an earlier version", "of them are stored in an earlier version"),
+        (summary.num_outdated, "of them is stored as it was before", "of them are stored as they were before"),
     ]
 
 
 def _costs(summary: JobSummary) -> list[str]:
     sizes = [shrinkage(summary.bytes_stored, summary.bytes_out)] if summary.bytes_stored else []
-    return [*sizes, f"took {duration(summary.elapsed_s)}"] if summary.num_new + summary.num_changed else ["nothing to encode"]
+    num_done = summary.num_new + summary.num_changed + summary.num_recoded
+    return [*sizes, f"took {duration(summary.elapsed_s)}"] if num_done else ["nothing to encode"]

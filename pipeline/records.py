@@ -188,6 +188,8 @@ class EncodedPhoto:
     encoded_at: datetime | None = None
     encoder: str | None = None
     """Version of the program that wrote the row."""
+    recipe: str | None = None
+    """How it was encoded (`pipeline.stages.recipe`); None for failures and rows of earlier versions."""
     original: bytes | None = None
     """The source file beside its bitstream (`KeepOriginal.ALWAYS`)."""
 
@@ -225,6 +227,7 @@ ARCHIVE_SCHEMA = pa.schema(
         pa.field("dists", pa.float32()),
         pa.field("encoded_at", pa.timestamp("us", tz="UTC")),
         pa.field("encoder", pa.string()),
+        pa.field("recipe", pa.string()),
         pa.field("original", pa.binary()),
     ]
 )

@@ -14,6 +14,8 @@ from pipeline.records import EncodedPhoto, Outcome, Photo, Skipped
 SOURCE_COLUMNS = (
     "key",
     "codec",
+    "model",
+    "recipe",
     "outcome",
     "reason",
     "same_as",

@@ -4,8 +4,9 @@
     b.jpg   same_as a.jpg     SHA-256 S    its image and metadata are those of a.jpg
     c.jpg   same_as a.jpg     SHA-256 S
 
-A row that is the same as another holds nothing that others refer to: one step leads to the stream. When a.jpg gets another
-stream or none, b.jpg inherits the old one in the same commit, and c.jpg refers to b.jpg from then on.
+A row that is the same as another holds nothing that others refer to: one step leads to the stream. When a.jpg gets a stream of
+other bytes or none, b.jpg inherits the old one in the same commit, and c.jpg refers to b.jpg from then on. When it gets another
+stream of the same bytes, b.jpg and c.jpg go on sharing it, and what their rows copy of it follows in the same commit.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def holds(row: EncodedPhoto | None, sha256: str | None) -> bool:
 
 
 def resolved(row: EncodedPhoto, holder: EncodedPhoto | None) -> EncodedPhoto:
-    """`row` with the stream and the metadata of its holder.
+    """`row` with what its holder tells of the stream: the stream itself, the metadata, the codec.
 
     Raises:
         ArchiveDamagedError: the holder is not there, or no longer has the stream.
@@ -42,7 +43,7 @@ def resolved(row: EncodedPhoto, holder: EncodedPhoto | None) -> EncodedPhoto:
     if holder is None or not holds(holder, row.source_sha256):
         cure = "run it again, then photoark verify"
         raise ArchiveDamagedError(f"its stream is not with {row.same_as!r}, where it should be; {cure}", key=row.key)
-    return replace(row, **{name: getattr(holder, name) for name in BLOB_COLUMNS})
+    return replace(_with_source_of(holder, row), **_own(row))
 
 
 def reference(row: EncodedPhoto, holder: EncodedPhoto) -> EncodedPhoto:
@@ -51,10 +52,7 @@ def reference(row: EncodedPhoto, holder: EncodedPhoto) -> EncodedPhoto:
     return replace(
         _with_source_of(holder, row),
         **nothing,
-        key=row.key,
-        same_as=holder.key,
-        encoded_at=row.encoded_at,
-        encoder=row.encoder,
+        **_own(row) | {"same_as": holder.key},
     )
 
 
@@ -91,14 +89,22 @@ def heirs(
         if at is None:
             continue
         (old,) = (row for row in read_shard(storage, at) if row.key == holder)
-        if holds(rows[holder], old.source_sha256):
-            continue
         left = [row for path in sorted(set(paths.values())) for row in read_shard(storage, path) if row.key in paths]
         left = sorted((row for row in left if holds(old, row.source_sha256)), key=lambda row: row.key)
         for i, row in enumerate(left):
-            new = replace(resolved(row, old), same_as=None) if i == 0 else replace(row, same_as=left[0].key)
+            if holds(rows[holder], old.source_sha256):  # another stream of the same bytes: they go on sharing it
+                new = reference(row, rows[holder])
+            elif i == 0:
+                new = replace(resolved(row, old), same_as=None)
+            else:
+                new = replace(row, same_as=left[0].key)
             changed[row.key] = instead(new, rows.get(row.key, new))
     return changed
+
+
+def _own(row: EncodedPhoto) -> dict[str, Any]:
+    """What a row that shares a stream does not share, apart from what it tells of its source."""
+    return {name: getattr(row, name) for name in ("key", "same_as", "encoded_at", "encoder")}
 
 
 def _with_source_of(row: EncodedPhoto, other: EncodedPhoto) -> EncodedPhoto:

@@ -15,7 +15,7 @@ SHARD_BYTES = 128 << 20
 
 # Bitstreams and metadata are entropy-coded or nearly so: compressing them again costs time and saves nothing.
 _UNCOMPRESSED = ("image.bytes", "exif", "icc", "xmp", "iptc", "xmp_extended", "original")
-_DICTIONARY = ("codec", "model", "outcome", "reason", "format", "mode", "encoder")
+_DICTIONARY = ("codec", "model", "outcome", "reason", "format", "mode", "encoder", "recipe")
 
 
 def parquet_options() -> dict[str, Any]:

@@ -30,6 +30,21 @@ SHIPPED_CODEC = "ditic-small"
 """The neural codec whose weights come with the package."""
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a codec's streams depend on, apart from the photo."""
+
+    codec: str
+    quality: int | None
+    """None where the codec has none."""
+    model: str | None
+    """Fingerprint of the weights; None for codecs without."""
+
+    def __str__(self) -> str:
+        quality = "" if self.quality is None else f":{self.quality}"
+        return f"{self.codec}{quality}{f'@{self.model}' if self.model else ''}"
+
+
 def codec_names() -> list[str]:
     """Names that `get_codec` takes."""
     return list(_CODECS)
@@ -70,6 +85,26 @@ def check_options(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> None:
         config_of(_ditic_weights(name, options)).check_quality(options.quality)
     else:
         get_codec(name, options)
+
+
+def signature(name: str, quality: int | None, options: CodecOptions = DEFAULT_OPTIONS) -> Signature:
+    """The signature of a codec at a quality (None: its usual one); torch is not loaded.
+
+    Raises:
+        SettingError: an option that it cannot take.
+        CheckpointError: its weights are missing or of another format.
+    """
+    make = _CODECS.get(name)
+    if make is _ditic:
+        from pipeline.codecs.ditic.header import config_of, read_header
+
+        weights = _ditic_weights(name, options)
+        return Signature(name, config_of(weights).check_quality(quality), read_header(weights)["fingerprint"])
+    if make is _classical:
+        from pipeline.codecs.classical import FORMATS
+
+        return Signature(name, FORMATS[name].default_quality if quality is None else quality, None)
+    return Signature(name, quality, None)
 
 
 def check_weights(options: CodecOptions) -> None:

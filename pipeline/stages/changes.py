@@ -6,6 +6,7 @@ Rows of the archive pass by once, a shard at a time; of each photo that needs no
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,11 +26,17 @@ class Work:
     seen: dict[str, SourceVersion] = field(default_factory=dict)
     """Key -> the version that the archive's row tells of, of all of `todo` that have a row."""
     encode_anyway: set[str] = field(default_factory=set)
-    """Keys of `seen` that are encoded even if their bytes turn out to be those of the row, because it is a failure."""
+    """Keys of `seen` that are encoded even if their bytes are those of the row: it is a failure, or of another recipe."""
+    recoding: dict[str, int] = field(default_factory=dict)
+    """Keys of `encode_anyway` whose photos did not change -> how many rows share their streams, and get the new ones too."""
     holders: dict[str, str] = field(default_factory=dict)
     """SHA-256 -> key of a row whose stream a photo of `todo` may share."""
     not_stored: dict[str, str] = field(default_factory=dict)
     """Key -> reason, of photos whose rows are failures; those of `todo` among them are tried again."""
+    other_recipes: Counter[str] = field(default_factory=Counter)
+    """Recipe, or codec where a row records none -> rows that the job would make otherwise, those of `recoding` included."""
+    num_unknown_recipe: int = 0
+    """Rows that record no recipe and whose codec is the job's."""
     num_unchanged: int = 0
     num_gone: int = 0
     """Rows whose photos the source no longer has; they stay."""
@@ -47,13 +54,17 @@ def find_work(
     selection: Selection = DEFAULT_SELECTION,
     checksum: bool = False,
     may_share: Callable[[EncodedPhoto], bool] = lambda _: False,
+    made: Callable[[EncodedPhoto], bool | None] = lambda _: True,
+    recode: bool = False,
 ) -> Work:
-    """Hold every row of `archive` (None: there is none yet) against its photo.
+    """Compare every row of `archive` (None: there is none yet) with its photo.
 
     Args:
         selection: what of the source `photos` are; rows that it does not take say nothing of what is gone.
         checksum: photos that look unchanged are to be read, and their SHA-256 decides.
         may_share: whether photos of the same bytes may share the stream of a row.
+        made: whether the job would make the same row (`pipeline.stages.recipe.Recipe.made`).
+        recode: encode photos again whose rows it would make otherwise.
 
     Raises:
         ArchiveDamagedError: a shard is missing or damaged.
@@ -61,11 +72,17 @@ def find_work(
     work = Work(todo={})
     left = {photo.key: photo for photo in photos}
     sizes = array("q")
+    sharing: dict[str, tuple[str, SourceVersion]] = {}
     for row in archive.sources() if archive else ():
         photo = left.pop(row.key, None)
         is_changed = photo is not None and difference(row, photo) is not None
+        is_other = photo is not None and not is_changed and _is_other(work, row, made)
         if photo is None:
             work.num_gone += selection.takes(row.key)
+        elif recode and is_other and row.same_as is not None:
+            sharing[photo.key] = row.same_as, _version(row, photo)
+        elif recode and is_other:
+            _recode(work, photo.key, _version(row, photo))
         elif is_changed or (checksum and row.source_sha256 is not None):
             work.seen[photo.key] = _version(row, photo)
             if is_changed and row.outcome is Outcome.FAILED:
@@ -78,11 +95,31 @@ def find_work(
         if sha256 and sha256 not in work.holders and not is_changed and holds(row, sha256) and may_share(row):
             work.holders[sha256] = photo.key if photo is not None else row.key
             sizes.append(row.source_bytes)
+    for key, (holder, version) in sharing.items():
+        if holder in work.recoding:
+            work.recoding[holder] += 1
+        else:  # its holder's photo is gone or changed
+            _recode(work, key, version)
     work.todo = {photo.key: photo for photo in photos if photo.key in left or photo.key in work.seen}
     # The same bytes are as many bytes.
     wanted = {photo.size_bytes for photo in work.todo.values()}
     work.holders = {sha: key for (sha, key), size in zip(work.holders.items(), sizes, strict=True) if size in wanted}
     return work
+
+
+def _is_other(work: Work, row: EncodedPhoto, made: Callable[[EncodedPhoto], bool | None]) -> bool:
+    """Whether another recipe made `row`; takes it into account."""
+    is_same = row.outcome is Outcome.FAILED or made(row)
+    work.num_unknown_recipe += is_same is None
+    if is_same is False:
+        work.other_recipes[row.recipe or row.codec or "unknown"] += 1
+    return is_same is False
+
+
+def _recode(work: Work, key: str, version: SourceVersion) -> None:
+    work.seen[key] = version
+    work.encode_anyway.add(key)
+    work.recoding[key] = 0
 
 
 def _version(row: EncodedPhoto, photo: Photo) -> SourceVersion:

@@ -202,7 +202,9 @@ class Committer:
         if row.same_as == row.key:
             summary.num_updated += 1
             return
-        if row.key in self._work.seen:
+        if row.key in self._work.recoding:
+            self._count_recoded(row)
+        elif row.key in self._work.seen:
             summary.num_changed += 1
         else:
             summary.num_new += 1
@@ -230,3 +232,12 @@ class Committer:
             summary.num_outdated += 1  # a failure does not take the place of a photo
         else:
             summary.not_stored[row.key] = reason
+
+    def _count_recoded(self, row: EncodedPhoto) -> None:
+        num_sharing = self._work.recoding[row.key]
+        if row.outcome is Outcome.FAILED:
+            self.summary.num_recoded += 1
+            self.summary.num_skipped += num_sharing
+        else:
+            self.summary.num_recoded += 1 + num_sharing
+            self.summary.num_other_recipe -= 1 + num_sharing

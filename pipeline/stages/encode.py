@@ -31,7 +31,7 @@ from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import read_pixels
 from pipeline.progress import Clock, OnProgress, OnWait
 from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.records import EncodedPhoto, KeepOriginal, Outcome
+from pipeline.records import EncodedPhoto, KeepOriginal, Photo
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import DEFAULT_SELECTION, Selection
 from pipeline.stages.changes import Work, find_work
@@ -72,8 +72,9 @@ class EncodeJob:
     checksum: bool = False
     """Read photos that look unchanged too: their SHA-256 decides."""
     dedupe: bool = False
-    """Let photos of the same bytes share the stream of the first of them; streams of earlier jobs by the same codec too, if
-    this one neither measures nor leaves out nor adds anything (`gate`, `strip_gps`, `keep_original`)."""
+    """Let photos of the same bytes share the stream of the first of them; streams of earlier jobs by the same recipe too."""
+    recode: bool = False
+    """Encode photos again whose rows another recipe made; each row is replaced in one commit, and stays where that fails."""
     commit_interval_s: float = 10.0
     """What an actor begins is committed when so much time is over, and so a job that dies repeats no more of each actor's work.
     Blocks are made to take half of it, with a codec of the usual speed (`PoolPlan.block_bytes`)."""
@@ -130,11 +131,20 @@ class EncodeJob:
             read_pixels=self.read_pixels,
         )
 
-    def may_share(self, row: EncodedPhoto) -> bool:
-        """Whether this job's photos may share the stream that an earlier job left in `row`, whose quality it does not tell."""
+    def find_work(self, photos: list[Photo], archive: Archive | None) -> Work:
+        """What there is to do: as `pipeline.stages.changes.find_work`."""
+        recipe = self.settings().recipe()
+        # Where a row of an earlier version does not tell its recipe, at least nothing is known that it lacks.
         is_plain = not self.gate and not self.strip_gps and self.keep_original is KeepOriginal.KEPT
-        is_like = row.outcome is Outcome.KEPT or row.codec in {rung.codec for rung in self.rungs}
-        return self.dedupe and is_plain and is_like
+
+        def may_share(row: EncodedPhoto) -> bool:
+            made = recipe.made(row)
+            return is_plain if made is None else made
+
+        return find_work(
+            photos, archive, selection=self.selection, checksum=self.checksum,
+            may_share=may_share if self.dedupe else lambda _: False, made=recipe.made, recode=self.recode,
+        )  # fmt: skip
 
     def check_settings(self) -> None:
         """Check what needs no network: names, qualities, and that files are there. Loads neither Ray nor torch.
@@ -192,7 +202,7 @@ def encode(
     listing = list_source(job.source, job.selection)
     on_wait(f"comparing {len(listing.photos)} photos with the archive")
     archive = Archive.open_or_create(job.archive)
-    work = find_work(listing.photos, archive, selection=job.selection, checksum=job.checksum, may_share=job.may_share)
+    work = job.find_work(listing.photos, archive)
     num_photos, num_todo, took_s = len(listing.photos), len(work.todo), round(clock.elapsed_s, 3)
     skipped = listing.skipped
     del listing  # as rows come, `work` lets go of theirs: memory does not grow with what is done
@@ -203,6 +213,8 @@ def encode(
     )  # fmt: skip
     summary.num_photos, summary.num_gone, summary.elapsed_s = num_photos, work.num_gone, clock.elapsed_s
     summary.num_skipped += work.num_unchanged
+    summary.num_other_recipe += work.other_recipes.total()
+    summary.other_recipes, summary.num_unknown_recipe = dict(work.other_recipes), work.num_unknown_recipe
     summary.skipped = skipped
     return summary
 

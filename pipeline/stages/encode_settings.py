@@ -15,6 +15,7 @@ from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import read_pixels
 from pipeline.quality.gate import NO_GATE, Gate
 from pipeline.records import KeepOriginal
+from pipeline.stages.recipe import Recipe, recipe_of
 
 if TYPE_CHECKING:
     from pipeline.quality.scorer import Scorer
@@ -49,6 +50,15 @@ class EncodeSettings:
     """Makes the codecs of the ladder; other than the registry's for who measures a pipeline without them."""
     read_pixels: ReadPixels = read_pixels
     """Decodes a file; another one for who measures a pipeline without the cores that this takes."""
+
+    def recipe(self) -> Recipe:
+        """What rows record of these settings.
+
+        Raises:
+            SettingError: an option that a codec cannot take.
+            CheckpointError: weights are missing or of another format.
+        """
+        return recipe_of(self.ladder, self.options, gate=self.gate, keep=self.keep_original, strip_gps=self.strip_gps)
 
     def check_gate(self) -> None:
         """Check that the gate's metrics have the weights that they need; loads neither them nor torch.

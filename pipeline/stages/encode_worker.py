@@ -62,6 +62,7 @@ class EncodeWorker:
         self._settings = settings
         self._rungs = list(zip(settings.ladder, settings.codecs(settings.ladder, settings.options), strict=True))
         self._scorer = settings.scorer()
+        self._recipe = settings.recipe()
         self._codec_lock = threading.Lock()
         self._threads = ThreadPoolExecutor(settings.num_decode_threads, thread_name_prefix="decode")
         self._encoder = f"photoark {version('photoark')}"
@@ -131,7 +132,7 @@ class EncodeWorker:
                 header = replace(header, metadata=without_gps(header.metadata))
             row = _with_header(row, header)
             if self._rungs[0][1].info.takes_files:
-                return _Job(self._kept(row, data, None))
+                return _Job(self._kept(row, data, None, recipe=self._recipe.refused))
             if header.unsupported:
                 return _Job(self._kept(row, data, header.unsupported))
             if reason := why_not_back(header):
@@ -150,18 +151,26 @@ class EncodeWorker:
                 self._try_rung(rung, codec, [job for job in jobs if job.pixels is not None])
         for job in jobs:
             if job.pixels is not None:
-                job.row, job.pixels = self._kept(job.row, data[job.row.key], "; ".join(job.refusals)), None
+                reason, recipe = "; ".join(job.refusals), self._recipe.refused
+                job.row, job.pixels = self._kept(job.row, data[job.row.key], reason, recipe=recipe), None
             elif job.row.outcome is Outcome.ENCODED and self._settings.keep_original is KeepOriginal.ALWAYS:
                 job.row = replace(job.row, original=data[job.row.key])
 
-    def _kept(self, row: EncodedPhoto, data: bytes, reason: str | None, *, may_hold_gps: bool | None = None) -> EncodedPhoto:
-        """The row of a photo that no codec may stand for."""
+    def _kept(
+        self, row: EncodedPhoto, data: bytes, reason: str | None, *, recipe: str | None = None, may_hold_gps: bool | None = None
+    ) -> EncodedPhoto:
+        """The row of a photo that no codec may stand for.
+
+        Args:
+            recipe: that the row records; None for files that no codec takes, whatever the ladder.
+        """
         if self._settings.strip_gps and (holds_gps(data) if may_hold_gps is None else may_hold_gps):
             why = f": {reason}" if reason else ""
             return replace(row, reason=f"its bytes may hold GPS data, which --strip-gps does not let be stored{why}")
         if self._settings.keep_original is KeepOriginal.NEVER:
             return replace(row, reason=f"no codec may stand for it, and bytes are not kept (--keep-original never): {reason}")
-        return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason)
+        recipe = recipe or self._recipe.unsupported
+        return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason, recipe=recipe)
 
     def _try_rung(self, rung: CodecAt, codec: Codec, jobs: Sequence[_Job]) -> None:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
@@ -185,6 +194,7 @@ class EncodeWorker:
                 reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / (job.row.width * job.row.height),
                 psnr=scores.get("psnr"), ms_ssim=scores.get("ms_ssim"), ssimulacra2=scores.get("ssimulacra2"),
                 perceptual=scores.get("perceptual"), lpips=scores.get("lpips"), dists=scores.get("dists"),
+                recipe=self._recipe.encoded,
             )  # fmt: skip
             job.pixels = None
 

@@ -9,7 +9,6 @@ from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, Skipped, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_source
-from pipeline.stages.changes import find_work
 from pipeline.stages.encode import EncodeJob
 
 NUM_SAMPLES = 8
@@ -22,8 +21,15 @@ class Estimate:
     num_photos: int
     """In the source."""
     num_todo: int
-    """Of these, not in the archive, or changed since."""
+    """Of these, not in the archive, changed since, or to be encoded again."""
+    num_new: int
     num_changed: int
+    num_recoded: int
+    """Of those to do, encoded again because another recipe had made their rows, with those that share their streams."""
+    other_recipes: dict[str, int]
+    """Recipe, or codec where a row records none -> rows that the job would make otherwise."""
+    num_unknown_recipe: int
+    """Rows that record no recipe and whose codec is the job's."""
     not_stored: dict[str, str]
     """Key -> reason, of photos that failed in an earlier job; those that changed since are among the photos to do."""
     bytes_todo: int
@@ -54,7 +60,7 @@ def estimate(job: EncodeJob) -> Estimate:
         archive = Archive.open(job.archive)
     except ArchiveNotFoundError:
         archive = None
-    work = find_work(listing.photos, archive, selection=job.selection)
+    work = job.find_work(listing.photos, archive)
     todo = list(work.todo.values())
     bytes_todo = sum(photo.size_bytes for photo in todo)
     sample = _spread(todo)
@@ -63,7 +69,11 @@ def estimate(job: EncodeJob) -> Estimate:
     return Estimate(
         num_photos=len(listing.photos),
         num_todo=len(todo),
-        num_changed=len(work.seen),
+        num_new=len(work.todo.keys() - work.seen.keys()),
+        num_changed=len(work.seen) - len(work.recoding),
+        num_recoded=len(work.recoding) + sum(work.recoding.values()),
+        other_recipes=dict(work.other_recipes),
+        num_unknown_recipe=work.num_unknown_recipe,
         not_stored=work.not_stored,
         bytes_todo=bytes_todo,
         num_sampled=len(sample),

@@ -19,6 +19,14 @@ class JobSummary:
     """Encoded, kept or failed, that had no row before."""
     num_changed: int = 0
     """Likewise, in place of a row of an earlier version; where it failed, a row that was no failure stays as it is."""
+    num_recoded: int = 0
+    """Encoded again because another recipe had made their rows; where it failed, the row stays as it is."""
+    num_other_recipe: int = 0
+    """Rows that another recipe made, at the end of the job."""
+    other_recipes: dict[str, int] = field(default_factory=dict)
+    """Recipe, or codec where a row records none -> rows that this job would have made otherwise, at its start."""
+    num_unknown_recipe: int = 0
+    """Rows that record no recipe, as in archives of earlier versions, and whose codec is this job's."""
     num_updated: int = 0
     """Whose bytes are the same, and only what the row says of the source was not."""
     num_gone: int = 0
