@@ -14,8 +14,11 @@ from jobs.options import (
     AsJson,
     Codec,
     Config,
+    DefaultExcludes,
     Device,
+    ExcludeFiles,
     Gate,
+    IncludeFiles,
     KeepOriginal,
     Ladder,
     LogFile,
@@ -23,6 +26,7 @@ from jobs.options import (
     MaxCost,
     MaxGpus,
     MaxHours,
+    PhotosOnly,
     Price,
     Quality,
     RayAddress,
@@ -41,6 +45,10 @@ if TYPE_CHECKING:
 def encode(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, bucket or prefix of photos; never changed.")],
     archive: ArchiveUrl,
+    include: IncludeFiles = None,
+    exclude: ExcludeFiles = None,
+    photos_only: PhotosOnly = None,
+    default_excludes: DefaultExcludes = None,
     codec: Codec = None,
     quality: Quality = None,
     gate: Gate = None,
@@ -76,7 +84,8 @@ def encode(
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
+        config, include=include, exclude=exclude, photos_only=photos_only, default_excludes=default_excludes,
+        codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
         price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
@@ -126,6 +135,7 @@ def encode_job(source: str, archive: str, settings: Settings) -> EncodeJob:
         keep_original=settings.keep_original,
         strip_gps=settings.strip_gps,
         limits=settings.limits(),
+        selection=settings.selection(),
         commit_interval_s=settings.commit_interval_s,
         pool=settings.pool_options(),
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.sources.selection import DEFAULT_EXCLUDES
+
 ArchiveUrl = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Local path or s3://bucket/prefix of the archive.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto by default.")]
 Weights = Annotated[Path | None, typer.Option(help="Frozen checkpoint of a neural codec; the shipped one by default.")]
@@ -14,6 +16,25 @@ Config = Annotated[Path | None, typer.Option(help="TOML file of settings; photoa
 RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by default Ray starts on this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
 Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
+IncludeFiles = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Only files whose keys match, with * ? [ ]; may be repeated."),
+]
+ExcludeFiles = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="No files whose keys match, whatever --include says; may be repeated."),
+]
+PhotosOnly = Annotated[
+    bool | None,
+    typer.Option("--photos-only", help="Leave out files that are no photos; by default they are kept as their bytes."),
+]
+DefaultExcludes = Annotated[
+    bool | None,
+    typer.Option(
+        "--default-excludes/--no-default-excludes",
+        help=f"Leave out thumbnails, bins and desktop files, as by default: {' '.join(DEFAULT_EXCLUDES)}",
+    ),
+]
 Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, jpeg, avif, webp, jxl or original.")]
 Original = Annotated[bool, typer.Option("--original", help="The source file's own bytes, where --keep-original stored them.")]
 Gate = Annotated[

@@ -8,7 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import ArchiveUrl, AsJson, Codec, Config, Device, Gate, Ladder, Price, Quality, RayAddress, Weights
+from jobs.options import (
+    ArchiveUrl,
+    AsJson,
+    Codec,
+    Config,
+    DefaultExcludes,
+    Device,
+    ExcludeFiles,
+    Gate,
+    IncludeFiles,
+    Ladder,
+    PhotosOnly,
+    Price,
+    Quality,
+    RayAddress,
+    Weights,
+)
+from jobs.summaries import show_skipped
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,6 +42,10 @@ def plan(
         float | None, typer.Option(help="Encoding time of one GPU; by default what a sample takes on this machine.")
     ] = None,
     price: Price = None,
+    include: IncludeFiles = None,
+    exclude: ExcludeFiles = None,
+    photos_only: PhotosOnly = None,
+    default_excludes: DefaultExcludes = None,
     codec: Codec = None,
     quality: Quality = None,
     gate: Gate = None,
@@ -40,7 +61,8 @@ def plan(
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, device=device, weights=weights, ray_address=ray_address,
+        config, include=include, exclude=exclude, photos_only=photos_only, default_excludes=default_excludes,
+        codec=codec, quality=quality, gate=gate, ladder=ladder, device=device, weights=weights, ray_address=ray_address,
         price_per_hour=price,
     )  # fmt: skip
     numbers = _sizes(sizes)
@@ -117,6 +139,7 @@ def _show(expected: Estimate, found: list[tuple[PoolPlan, Forecast]], what: str,
         f"to do: {expected.num_todo} of {expected.num_photos} photos, {expected.expected_megapixels:.1f} megapixels, "
         f"{expected.bytes_todo / 1e6:.2f} MB; expected, from {expected.num_sampled}: {expected.expected_bytes / 1e6:.2f} MB"
     )
+    show_skipped(expected.skipped)
     table = Table()
     for name in (what, "actors", "cores each", "in flight", "photos/s", "hours", f"{what[:-1]}-hours", "cost", "shards"):
         table.add_column(name, justify="right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,11 @@ from jobs.options import (
     AsJson,
     Codec,
     Config,
+    DefaultExcludes,
     Device,
+    ExcludeFiles,
     Gate,
+    IncludeFiles,
     KeepOriginal,
     Ladder,
     LogFile,
@@ -24,6 +27,7 @@ from jobs.options import (
     MaxCost,
     MaxGpus,
     MaxHours,
+    PhotosOnly,
     Price,
     Quality,
     RayAddress,
@@ -35,10 +39,17 @@ from jobs.phrases import show
 from jobs.summaries import INCOMPLETE, announce, show_retried
 from jobs.supervision import check_limits, stopped, supervised
 
+if TYPE_CHECKING:
+    from pipeline.sources.selection import Selection
+
 
 def retry(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, bucket or prefix of photos; never changed.")],
     archive: ArchiveUrl,
+    include: IncludeFiles = None,
+    exclude: ExcludeFiles = None,
+    photos_only: PhotosOnly = None,
+    default_excludes: DefaultExcludes = None,
     codec: Codec = None,
     quality: Quality = None,
     gate: Gate = None,
@@ -60,18 +71,19 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Encode again the photos whose rows say that they failed. Exit code 3: some of them still do."""
-    if dry_run:
-        _list(source, archive, as_json=as_json)
-        return
     from jobs.settings import load_settings
 
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
+        config, include=include, exclude=exclude, photos_only=photos_only, default_excludes=default_excludes,
+        codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
         price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
     write_logs(settings)
     check_limits(settings)
+    if dry_run:
+        _list(source, archive, settings.selection(), as_json=as_json)
+        return
 
     from pipeline.stages.retry import retry as run
 
@@ -93,13 +105,15 @@ def retry(
         raise typer.Exit(INCOMPLETE)
 
 
-def _list(source: str, archive: str, *, as_json: bool) -> None:
+def _list(source: str, archive: str, selection: Selection, *, as_json: bool) -> None:
     from pipeline.archive.commit import Archive
-    from pipeline.sources.folder import list_photos
+    from pipeline.sources.folder import list_source
     from pipeline.stages.retry import failures
 
-    there = {photo.key for photo in list_photos(source)}
-    reasons = failures(Archive.open(archive))
+    listing = list_source(source, selection)
+    there = {photo.key for photo in listing.photos}
+    found = failures(Archive.open(archive))
+    reasons = {key: reason for key, reason in found.items() if key in there or listing.lacks(key)}
     gone = sorted(reasons.keys() - there)
     if as_json:
         typer.echo(json.dumps({"event": "dry_run", "failures": reasons, "gone": gone}))

@@ -15,6 +15,7 @@ from pipeline.codecs.precision import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
 from pipeline.records import KeepOriginal
+from pipeline.sources.selection import Selection
 from pipeline.stages.resources import Market, PoolOptions
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ class Settings(BaseSettings):
     """What a decoded stream must reach to stand for its photo: ms_ssim=0.95,psnr=24."""
     ladder: str | None = None
     """Codecs to try in turn, instead of `codec`: ditic-small:3,avif:60,original."""
+    include: tuple[str, ...] = ()
+    """Of a source, only files whose keys match one of these patterns; * crosses slashes."""
+    exclude: tuple[str, ...] = ()
+    """Of a source, no files whose keys match one of these patterns."""
+    photos_only: bool = False
+    """Leave out files of a source that are no photos, instead of keeping their bytes."""
+    default_excludes: bool = True
+    """Leave out thumbnails, bins and desktop files (`pipeline.sources.selection.DEFAULT_EXCLUDES`)."""
     strip_gps: bool = False
     """Leave GPS data out of what is stored; a photo whose bytes would have to be kept and may hold some fails."""
     lpips_weights: Path | None = None
@@ -105,6 +114,12 @@ class Settings(BaseSettings):
         """What the actor pool may take."""
         return PoolOptions(max_gpus=self.max_gpus, gpus_per_actor=self.gpus_per_actor, market=self.market)
 
+    def selection(self) -> Selection:
+        """Which files of a source to take."""
+        return Selection(
+            include=self.include, exclude=self.exclude, default_excludes=self.default_excludes, photos_only=self.photos_only
+        )
+
     def limits(self) -> PixelLimits:
         """Bounds of what is decoded."""
         from pipeline.pixels.probe import PixelLimits
@@ -123,7 +138,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
-    """Settings with `flags` (None: not given) over the environment over the file.
+    """Settings with `flags` (None or an empty list: not given) over the environment over the file.
 
     Args:
         config: TOML file; None for photoark.toml in the working directory, where there is one.
@@ -140,7 +155,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", toml_file=file)
 
     try:
-        return FromFile(**{name: value for name, value in flags.items() if value is not None})
+        return FromFile(**{name: value for name, value in flags.items() if value is not None and value != []})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))

@@ -82,6 +82,7 @@ def show_retried(summary: JobSummary) -> None:
         *_costs(summary),
     )
     show_generative(summary.codecs)
+    show_skipped(skipped for skipped in summary.skipped if not skipped.reason.is_harmless)
     name_files("failed", summary.failures)
     name_files("not stored", gone)
     show((len(summary.not_stored), *_NOT_STORED))
@@ -140,7 +141,8 @@ def show_recipes(num_other: int, recipes: Mapping[str, int], num_unknown: int) -
 def show_skipped(skipped: Iterable[Skipped]) -> None:
     """Say what the listing of a source left out, and name what may have held photos."""
     for entries in skipped:
-        show(f"{entries.num_entries:,} left out: {entries.reason}")
+        example = f", such as {entries.first[0]}" if entries.reason.is_harmless else ""
+        show(f"{entries.num_entries:,} left out: {entries.reason}{example}")
         if not entries.reason.is_harmless:
             for name in entries.first:
                 tell(f"left out: {name}")

@@ -16,8 +16,11 @@ from jobs.options import (
     AsJson,
     Codec,
     Config,
+    DefaultExcludes,
     Device,
+    ExcludeFiles,
     Gate,
+    IncludeFiles,
     KeepOriginal,
     Ladder,
     LogFile,
@@ -25,6 +28,7 @@ from jobs.options import (
     MaxCost,
     MaxGpus,
     MaxHours,
+    PhotosOnly,
     Price,
     Quality,
     RayAddress,
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.archive.compare import Comparer, Comparison
     from pipeline.archive.verify import RowCheck, VerifyReport
     from pipeline.codecs.registry import CodecOptions
+    from pipeline.sources.selection import Selection
     from pipeline.stages.repair import RepairSummary
 
 DAMAGED = 4
@@ -63,6 +68,10 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Encode what is damaged again from the source that --against names.")
     ] = False,
+    include: IncludeFiles = None,
+    exclude: ExcludeFiles = None,
+    photos_only: PhotosOnly = None,
+    default_excludes: DefaultExcludes = None,
     codec: Codec = None,
     quality: Quality = None,
     gate: Gate = None,
@@ -99,7 +108,8 @@ def verify(
         raise SettingError(f"{'--repair' if repair else '--checksum'} needs the source: name it with --against")
     share = _share(sample)
     settings = load_settings(
-        config, codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
+        config, include=include, exclude=exclude, photos_only=photos_only, default_excludes=default_excludes,
+        codec=codec, quality=quality, gate=gate, ladder=ladder, keep_original=keep_original, strip_gps=strip_gps,
         device=device, weights=weights, ray_address=ray_address, max_gpus=max_gpus, max_hours=max_hours, max_cost=max_cost,
         price_per_hour=price, log_format=log_format, log_file=log_file,
     )  # fmt: skip
@@ -108,7 +118,7 @@ def verify(
     decoder = _decoder(settings.codec_options()) if decode or sample is not None else None
 
     def check() -> tuple[VerifyReport, Comparison | None]:
-        comparer = _comparer(against, checksum=checksum) if against is not None else None
+        comparer = _comparer(against, settings.selection(), checksum=checksum) if against is not None else None
         on_row = comparer.see if comparer else None
         try:
             opened = Archive.open(archive)
@@ -188,7 +198,7 @@ def _decoder(options: CodecOptions) -> RowCheck:
     return lambda row: decode_row(row, options)
 
 
-def _comparer(source: str, *, checksum: bool) -> Comparer:
+def _comparer(source: str, selection: Selection, *, checksum: bool) -> Comparer:
     import hashlib
 
     from pipeline.archive.compare import Comparer
@@ -199,8 +209,8 @@ def _comparer(source: str, *, checksum: bool) -> Comparer:
     def digest(photo: Photo) -> str:
         return hashlib.sha256(fetch(photo.uri).data).hexdigest()
 
-    listing = list_source(source)
-    return Comparer(listing.photos, digest if checksum else None, skipped=listing.skipped)
+    listing = list_source(source, selection)
+    return Comparer(listing.photos, digest if checksum else None, is_gone=listing.lacks, skipped=listing.skipped)
 
 
 def _show(report: VerifyReport, comparison: Comparison | None) -> None:

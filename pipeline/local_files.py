@@ -14,8 +14,8 @@ from pipeline.errors import PathConflictError
 from pipeline.names import clipped
 from pipeline.records import SkipReason
 
-OnSkip = Callable[[SkipReason, str], None]
-"""Takes the reason why an entry is no file, and its path relative to the root, perhaps with details behind a colon."""
+OnSkip = Callable[[SkipReason, str, str], None]
+"""Takes the reason why an entry is left out, its path relative to the root, and details, which may be empty."""
 FolderRefusal = Callable[[str], SkipReason | None]
 """Why a link to a folder, by its path relative to the root, is not followed; None if it may be."""
 
@@ -104,7 +104,7 @@ class _Walk:
             for link in links:
                 target = os.path.realpath(os.path.join(self._root, link))
                 if self._is_listed(target):
-                    self._on_skip(SkipReason.LISTED_ALREADY, f"{link}: a link to {target}")
+                    self._on_skip(SkipReason.LISTED_ALREADY, link, f"a link to {target}")
                 else:
                     self._walked.add(target)
                     yield from self._below(link, target)
@@ -114,26 +114,33 @@ class _Walk:
         while folders:
             folder, real_folder = folders.pop()
             if folder != start and real_folder in self._walked:
-                self._on_skip(SkipReason.LISTED_ALREADY, folder)
+                self._on_skip(SkipReason.LISTED_ALREADY, folder, "")
                 continue
             try:
                 with os.scandir(os.path.join(self._root, folder)) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                self._on_skip(SkipReason.UNREADABLE_FOLDER, f"{folder or '.'}: {error.strerror}")
+                self._on_skip(SkipReason.UNREADABLE_FOLDER, folder, error.strerror or str(error))
                 continue
             inside = []
             for entry in entries:
                 path = os.path.join(folder, entry.name)
-                status = _status(entry)
-                if status is None or stat.S_ISREG(status.st_mode):
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    if _is_folder(entry):
+                        self._on_skip(SkipReason.UNREADABLE_FOLDER, path, error.strerror or str(error))
+                    else:
+                        yield path, None
+                    continue
+                if stat.S_ISREG(status.st_mode):
                     yield path, status
                 elif not stat.S_ISDIR(status.st_mode):
-                    self._on_skip(SkipReason.SPECIAL_FILE, path)
+                    self._on_skip(SkipReason.SPECIAL_FILE, path, "")
                 elif not entry.is_symlink():
                     inside.append((path, os.path.join(real_folder, entry.name)))
                 elif refusal := self._folder_refusal(path):
-                    self._on_skip(refusal, path)
+                    self._on_skip(refusal, path, "a link to a folder")
                 else:
                     self._links.append(path)
             folders += reversed(inside)
@@ -146,11 +153,11 @@ class _Walk:
         return any(folder in self._walked for folder in _upwards(target))
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.stat()
+        return entry.is_dir(follow_symlinks=False)
     except OSError:
-        return None
+        return False
 
 
 def _nearest_first(path: str) -> tuple[int, str]:

@@ -66,7 +66,7 @@ class SkipReason(StrEnum):
         return self is not SkipReason.UNREADABLE_FOLDER
 
     def __str__(self) -> str:
-        """In words, behind a count."""
+        """In words, as they stand behind a count of entries."""
         return _SKIP_WORDS[self]
 
 

@@ -100,7 +100,7 @@ class Storage:
                 for key, size, changed, etag in s3.list_objects(bucket, folder):
                     path = key.removeprefix(folder)
                     if key.endswith("/") and not size:
-                        on_skip(SkipReason.FOLDER_MARKER, path or key)
+                        on_skip(SkipReason.FOLDER_MARKER, path or key, "")
                         continue
                     # The key itself: `uri` of an empty path would be the folder's.
                     uri = f"s3://{bucket}/{key}"
@@ -118,8 +118,8 @@ class Storage:
         if not os.path.isdir(self.root):
             raise StorageError(f"{self.url} is not a folder")
 
-        def skip(reason: SkipReason, text: str) -> None:
-            on_skip(reason, key_of_name(os.fsencode(text)))
+        def skip(reason: SkipReason, path: str, detail: str) -> None:
+            on_skip(reason, key_of_name(os.fsencode(path)), key_of_name(os.fsencode(detail)))
 
         for found, status in walk(self.root, skip, lambda folder: folder_refusal(key_of_name(os.fsencode(folder)))):
             path = key_of_name(os.fsencode(found))

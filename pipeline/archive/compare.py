@@ -127,15 +127,21 @@ class Comparer:
     """Takes the rows of an archive one by one, so that reading them once serves this too."""
 
     def __init__(
-        self, photos: Iterable[Photo], digest: Callable[[Photo], str] | None = None, *, skipped: tuple[Skipped, ...] = ()
+        self,
+        photos: Iterable[Photo],
+        digest: Callable[[Photo], str] | None = None,
+        *,
+        is_gone: Callable[[str], bool] = lambda _: True,
+        skipped: tuple[Skipped, ...] = (),
     ) -> None:
         """Take the source's photos.
 
         Args:
             digest: SHA-256 (hex digits) of a photo's file, which then decides; without it, `difference` does.
+            is_gone: whether the source lacks a file of this key, which is not in `photos` and may have been left out of them.
             skipped: what the listing of the source left out.
         """
-        self._skipped = skipped
+        self._skipped, self._is_gone = skipped, is_gone
         self._left = {photo.key: photo for photo in photos}
         self._digest = digest
         self._num_same = 0
@@ -152,7 +158,8 @@ class Comparer:
         """
         photo = self._left.pop(row.key, None)
         if photo is None:
-            self._extra.append(row.key)
+            if self._is_gone(row.key):
+                self._extra.append(row.key)
         elif row.outcome is Outcome.FAILED:
             self._not_stored[row.key] = reason_of(row)
         elif what := self._difference(row, photo):

@@ -24,23 +24,11 @@ from pipeline.pixels.containers import container_of
 from pipeline.pixels.exif import PREFIX, orientation
 from pipeline.records import PhotoMetadata
 
-# fmt: off
-RAW_SUFFIXES = frozenset({
-    "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "fff", "gpr", "iiq", "kdc", "mef", "mos", "mrw", "nef", "nrw",
-    "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f",
-})
-# fmt: on
-"""Of cameras' raw files, most of which look like a TIFF with a small picture in it, or like nothing known here."""
 # Primaries of BT.709, which sRGB shares, and curves near sRGB's, by their numbers in ITU-T H.273; 2 is "not said".
 _PLAIN_PRIMARIES, _PLAIN_CURVES = (1, 2), (1, 2, 6, 13, 14, 15)
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_GAMMA = 45455
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-
-
-def is_raw(key: str) -> bool:
-    """Whether a file bears the name of a camera's raw file."""
-    return key.rpartition("/")[2].lower().rpartition(".")[2] in RAW_SUFFIXES
 
 
 def num_pictures(data: bytes) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pipeline.file_kinds import PHOTO_SUFFIXES
 from pipeline.records import Photo
 
-PHOTO_SUFFIXES = frozenset({"avif", "gif", "heic", "heif", "hif", "jpeg", "jpg", "jxl", "png", "tif", "tiff", "webp"})
 COMPANION_SUFFIXES = frozenset({"aae", "dop", "json", "mov", "mp4", "pp3", "thm", "wav", "xmp"})
 
 

@@ -14,7 +14,6 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.compare import SourceVersion, difference, reason_of, version_of
 from pipeline.archive.references import holds
 from pipeline.records import EncodedPhoto, Outcome, Photo
-from pipeline.sources.selection import DEFAULT_SELECTION, Selection
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,7 +50,7 @@ def find_work(
     photos: list[Photo],
     archive: Archive | None,
     *,
-    selection: Selection = DEFAULT_SELECTION,
+    is_gone: Callable[[str], bool] = lambda _: True,
     checksum: bool = False,
     may_share: Callable[[EncodedPhoto], bool] = lambda _: False,
     made: Callable[[EncodedPhoto], bool | None] = lambda _: True,
@@ -60,7 +59,7 @@ def find_work(
     """Compare every row of `archive` (None: there is none yet) with its photo.
 
     Args:
-        selection: what of the source `photos` are; rows that it does not take say nothing of what is gone.
+        is_gone: whether the source lacks a file of this key, which is not among `photos` and may have been left out of them.
         checksum: photos that look unchanged are to be read, and their SHA-256 decides.
         may_share: whether photos of the same bytes may share the stream of a row.
         made: whether the job would make the same row (`pipeline.stages.recipe.Recipe.made`).
@@ -78,7 +77,7 @@ def find_work(
         is_changed = photo is not None and difference(row, photo) is not None
         is_other = photo is not None and not is_changed and _is_other(work, row, made)
         if photo is None:
-            work.num_gone += selection.takes(row.key)
+            work.num_gone += is_gone(row.key)
         elif recode and is_other and row.same_as is not None:
             sharing[photo.key] = row.same_as, _version(row, photo)
         elif recode and is_other:

@@ -31,8 +31,8 @@ from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 from pipeline.pixels.sandbox import read_pixels
 from pipeline.progress import Clock, OnProgress, OnWait
 from pipeline.quality.gate import NO_GATE, Gate
-from pipeline.records import EncodedPhoto, KeepOriginal, Photo
-from pipeline.sources.folder import list_source
+from pipeline.records import EncodedPhoto, KeepOriginal
+from pipeline.sources.folder import Listing, check_places, list_source
 from pipeline.sources.selection import DEFAULT_SELECTION, Selection
 from pipeline.stages.changes import Work, find_work
 from pipeline.stages.encode_settings import EncodeSettings, MakeCodecs, ReadPixels
@@ -131,7 +131,7 @@ class EncodeJob:
             read_pixels=self.read_pixels,
         )
 
-    def find_work(self, photos: list[Photo], archive: Archive | None) -> Work:
+    def find_work(self, listing: Listing, archive: Archive | None) -> Work:
         """What there is to do: as `pipeline.stages.changes.find_work`."""
         recipe = self.settings().recipe()
         # Where a row of an earlier version does not tell its recipe, at least nothing is known that it lacks.
@@ -142,7 +142,7 @@ class EncodeJob:
             return is_plain if made is None else made
 
         return find_work(
-            photos, archive, selection=self.selection, checksum=self.checksum,
+            listing.photos, archive, is_gone=listing.lacks, checksum=self.checksum,
             may_share=may_share if self.dedupe else lambda _: False, made=recipe.made, recode=self.recode,
         )  # fmt: skip
 
@@ -198,11 +198,12 @@ def encode(
     """
     clock = Clock()
     job.check_settings()
+    check_places(job.source, job.archive)
     on_wait(f"listing {job.source}")
     listing = list_source(job.source, job.selection)
     on_wait(f"comparing {len(listing.photos)} photos with the archive")
     archive = Archive.open_or_create(job.archive)
-    work = job.find_work(listing.photos, archive)
+    work = job.find_work(listing, archive)
     num_photos, num_todo, took_s = len(listing.photos), len(work.todo), round(clock.elapsed_s, 3)
     skipped = listing.skipped
     del listing  # as rows come, `work` lets go of theirs: memory does not grow with what is done

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.points import CodecAt
 from pipeline.errors import PhotoarkError, PhotoError
+from pipeline.file_kinds import claims_to_be_photo, is_raw
 from pipeline.logs import about
-from pipeline.pixels.beside import is_raw
 from pipeline.pixels.metadata import may_hold_gps as holds_gps
 from pipeline.pixels.metadata import without_gps
 from pipeline.pixels.sandbox import probe
@@ -141,6 +141,8 @@ class EncodeWorker:
             with about(key=row.key, stage=stage):
                 return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
         except PhotoError as error:
+            if stage == "probe" and not claims_to_be_photo(row.key, data):
+                return _Job(self._kept(row, data, f"not a photo: {error.message}", may_hold_gps=True))
             return _Job(replace(row, reason=error.message), stage=stage)
         except MemoryError:
             return _Job(self._kept(row, data, "too large to decode in the memory of this machine"))

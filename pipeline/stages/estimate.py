@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.archive.commit import Archive
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, Skipped, encoded_from_table, photos_to_table
-from pipeline.sources.folder import list_source
+from pipeline.sources.folder import check_places, list_source
 from pipeline.stages.encode import EncodeJob
 
 NUM_SAMPLES = 8
@@ -55,12 +55,13 @@ def estimate(job: EncodeJob) -> Estimate:
         ArchiveError: the archive cannot be opened.
     """
     job.check_settings()
+    check_places(job.source, job.archive)
     listing = list_source(job.source, job.selection)
     try:
         archive = Archive.open(job.archive)
     except ArchiveNotFoundError:
         archive = None
-    work = job.find_work(listing.photos, archive)
+    work = job.find_work(listing, archive)
     todo = list(work.todo.values())
     bytes_todo = sum(photo.size_bytes for photo in todo)
     sample = _spread(todo)

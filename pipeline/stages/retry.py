@@ -67,7 +67,7 @@ def retry(
     listing = list_source(job.source, job.selection)
     photos = {photo.key: photo for photo in listing.photos}
     on_wait("looking for failures in the archive")
-    reasons = {key: reason for key, reason in failures(archive).items() if job.selection.takes(key)}
+    reasons = {key: reason for key, reason in failures(archive).items() if key in photos or listing.lacks(key)}
 
     def commit(rows: list[EncodedPhoto]) -> None:
         changed = [row for row in rows if row.outcome is not Outcome.FAILED or row.reason != reasons[row.key]]

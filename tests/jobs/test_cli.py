@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byte
     folder = tmp_path_factory.mktemp("photos")
     for name in ("wine.jpg", "sunset.png", "brushes.jpg"):
         (folder / name).write_bytes(photo_files[name])
-    (folder / "notes.txt").write_text("no photo")
+    (folder / "notes.txt").write_bytes(b"\xff\xd8\xffno photo")
     return folder
 
 
