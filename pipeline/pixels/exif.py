@@ -9,12 +9,11 @@ import struct
 from collections.abc import Iterator
 
 PREFIX = b"Exif\0\0"
-ORIENTATION, GPS_DIRECTORY = 0x0112, 0x8825
+ORIENTATION = 0x0112
 HIDDEN_ORIENTATION = 0x0113
 """A tag that nobody uses, next to the orientation's, so that tags stay sorted."""
 _SHORT = 3
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
 def orientation(exif: bytes) -> int:
@@ -53,33 +52,6 @@ def renamed(exif: bytes, old: int, new: int) -> bytes:
     return exif
 
 
-def without_gps(exif: bytes) -> bytes | None:
-    """The same block, of the same length, without the GPS directory, whose bytes become zeros.
-
-    Returns:
-        None where the block cannot be parsed, and so might hold one.
-    """
-    entries = list(_entries(exif))
-    if not entries:
-        return None
-    order = entries[0][3]
-    patched = bytearray(exif)
-    left = b""
-    for at, tag, _, _ in entries:
-        if tag == GPS_DIRECTORY:
-            _erase(patched, struct.unpack_from(order + "I", exif, at + 8)[0], order)
-        else:
-            left += exif[at : at + 12]
-    num_left = len(left) // 12
-    if num_left == len(entries):
-        return exif
-    start, end = entries[0][0], entries[-1][0] + 12
-    left += exif[end : end + 4]  # the pointer to the next directory
-    patched[start : end + 4] = left.ljust(len(exif[start : end + 4]), b"\0")
-    struct.pack_into(order + "H", patched, start - 2, num_left)
-    return bytes(patched)
-
-
 def _entries(exif: bytes) -> Iterator[tuple[int, int, int, str]]:
     """(offset, tag, type, byte order) of each entry of the first directory that lies wholly inside the block."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -92,17 +64,3 @@ def _entries(exif: bytes) -> Iterator[tuple[int, int, int, str]]:
     for at in range(directory + 2, min(directory + 2 + 12 * num_entries, len(exif) - 11), 12):
         tag, kind = struct.unpack_from(order + "HH", exif, at)
         yield at, tag, kind, order
-
-
-def _erase(block: bytearray, directory: int, order: str) -> None:
-    """Zeros over a directory and over what its entries point to."""
-    if directory + 2 > len(block):
-        return
-    (num_entries,) = struct.unpack_from(order + "H", block, directory)
-    end = min(directory + 2 + 12 * num_entries + 4, len(block))
-    for at in range(directory + 2, end - 11, 12):
-        _, kind, count, value = struct.unpack_from(order + "HHII", block, at)
-        size = _TYPE_BYTES.get(kind, 1) * count
-        if size > 4 and value + size <= len(block):
-            block[value : value + size] = bytes(size)
-    block[directory:end] = bytes(end - directory)

@@ -41,29 +41,6 @@ def read_metadata(data: bytes) -> PhotoMetadata:
         return PhotoMetadata()
 
 
-def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
-    """The same without GPS data in EXIF and XMP; a block that may hold some and cannot be understood is left out."""
-    packet = xmp.without_gps(metadata.xmp) if metadata.xmp else None
-    extended = xmp.without_gps(metadata.xmp_extended) if metadata.xmp_extended else None
-    if packet and extended:
-        packet = xmp.referring_to(packet, extended)
-    return replace(
-        metadata,
-        exif=exif_block.without_gps(metadata.exif) if metadata.exif else None,
-        xmp=packet,
-        xmp_extended=extended,
-    )
-
-
-def may_hold_gps(data: bytes) -> bool:
-    """Whether a file may hold GPS data in EXIF or XMP, anywhere, or may hide it under compression."""
-    # Tag, type (a long, or a directory), count 1.
-    tag_in_exif = [struct.pack(f"{order}HHI", exif_block.GPS_DIRECTORY, kind, 1) for order in "<>" for kind in (4, 13)]
-    in_xmp = (b"GPSLat", b"GPSLon", b"GPSDest")
-    compressed = (b"XML:com.adobe.xmp\0\1", b"Raw profile type ")
-    return any(pattern in data for pattern in (*tag_in_exif, *in_xmp, *compressed))
-
-
 def upright(metadata: PhotoMetadata) -> PhotoMetadata:
     """The same for pixels that are stored as displayed: orientation 1 in EXIF and XMP."""
     return replace(

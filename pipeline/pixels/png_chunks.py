@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 from pipeline.pixels import png_walk
 from pipeline.pixels.exif import PREFIX
@@ -71,6 +72,15 @@ def block_in(kind: bytes, payload: bytes) -> bytes | None:
         return content
     profile = _profile(content)
     return None if profile is None else profile.removeprefix(PREFIX).removeprefix(XMP_HEADER)
+
+
+def plain_texts(data: bytes) -> Iterator[bytes | None]:
+    """The texts of a PNG with their keywords, decompressed, and profiles decoded; None for those that cannot be."""
+    for chunk in png_walk.walk(data)[0]:
+        if chunk.kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword, _, text = chunk.payload.partition(b"\0")
+            plain = _text(chunk.kind, text)
+            yield None if plain is None else _profile(plain) or keyword + b"\0" + plain
 
 
 def xmp_chunk(xmp: bytes) -> tuple[bytes, bytes]:

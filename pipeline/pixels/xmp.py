@@ -14,7 +14,6 @@ ENHANCED = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanc
 """What a neural codec hands out: a photo in part of whose detail a model had a hand."""
 _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _PHOTOARK = "urn:photoark:1.0/"
-_EXIF = "http://ns.adobe.com/exif/1.0/"
 _END_OF_RDF = re.compile(rb"</(?:[\w.-]+:)?RDF\s*>")
 _ABOUT = re.compile(rb"""[\w.-]+:about\s*=\s*("[^"]*"|'[^']*')""")
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>\s*))[2-8]""")
@@ -26,8 +25,6 @@ _EXTENDED_PROPERTY = re.compile(
 _NOTE = b"http://ns.adobe.com/xmp/note/"
 _WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
 _PADDING = re.compile(rb"\s+(?=<\?xpacket end=)")
-_MOST_GPS = 200
-"""Mentions of GPS properties in an honest packet, and more: each costs a search through the rest."""
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta>'
@@ -65,26 +62,6 @@ def marked(xmp: bytes | None, *, codec: str, model: str) -> bytes:
     packet = packet[:at] + said_there + packet[at:]
     # The white space before the end is there to be written into: a JPEG's packet may be as long as its segment allows.
     return _PADDING.sub(lambda padding: padding[0][min(len(said_there), len(padding[0])) :], packet)
-
-
-def without_gps(xmp: bytes) -> bytes | None:
-    """The same packet without properties of the EXIF namespace whose names begin with GPS.
-
-    Returns:
-        None where it cannot be told that none is left.
-    """
-    if xmp.count(b":GPS") > _MOST_GPS:
-        return None
-    packet = xmp
-    for prefix in set(re.findall(rb"""xmlns:([\w.-]+)\s*=\s*["']%s["']""" % re.escape(_EXIF.encode()), xmp)):
-        name = re.escape(prefix) + rb":GPS\w*"
-        packet = re.sub(rb"""\s%s\s*=\s*(?:"[^"]*"|'[^']*')""" % name, b"", packet)
-        packet = re.sub(rb"<(%s)(?:\s[^<>]*)?(?:/>|>.*?</\1\s*>)" % name, b"", packet, flags=re.DOTALL)
-    root = _root(packet)
-    if root is None:
-        return None
-    names = (name for element in root.iter() for name in (element.tag, *element.attrib))
-    return None if any(name.startswith(f"{{{_EXIF}}}GPS") for name in names) else packet
 
 
 def extended_digest(xmp: bytes) -> bytes | None:

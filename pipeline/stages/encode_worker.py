@@ -23,8 +23,8 @@ from pipeline.codecs.points import CodecAt
 from pipeline.errors import PhotoarkError, PhotoError
 from pipeline.file_kinds import claims_to_be_photo, is_raw
 from pipeline.logs import about
-from pipeline.pixels.metadata import may_hold_gps as holds_gps
-from pipeline.pixels.metadata import without_gps
+from pipeline.pixels.gps import may_hold_gps as holds_gps
+from pipeline.pixels.gps import without_gps
 from pipeline.pixels.sandbox import probe
 from pipeline.pixels.writer import why_not_back
 from pipeline.quality.scorer import Scores

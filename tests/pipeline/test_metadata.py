@@ -18,8 +18,7 @@ from pipeline.archive.verify import verify
 from pipeline.codecs.points import parse_ladder
 from pipeline.container_check import check_container
 from pipeline.errors import SettingError
-from pipeline.pixels.exif import without_gps
-from pipeline.pixels.metadata import may_hold_gps
+from pipeline.pixels.gps import exif_without_gps, may_hold_gps
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.pixels.writer import write_photo
@@ -171,17 +170,17 @@ def test_gps_data_is_left_out_and_where_it_cannot_be_the_row_says_so(source: Pat
 def test_no_byte_of_a_position_is_left_and_nothing_else_moves(source: Path) -> None:
     block = probe((source / "a.jpg").read_bytes()).metadata.exif
     assert block is not None
-    stripped = without_gps(block)
+    stripped = exif_without_gps(block)
     assert stripped is not None
     assert len(stripped) == len(block)
     assert stripped.index(MAKER_NOTE) == block.index(MAKER_NOTE)
-    assert without_gps(stripped) == stripped
+    assert exif_without_gps(stripped) == stripped
     latitude = struct.pack(">2I", 48, 1)  # of the degrees
     assert latitude in block
     assert latitude not in stripped
-    assert without_gps(b"no EXIF") is None
+    assert exif_without_gps(b"no EXIF") is None
     many = b"II*\0\x08\0\0\0" + struct.pack("<H", 5000) + 5000 * struct.pack("<HHII", 0x8825, 4, 1, 8) + bytes(4)
-    cleaned = without_gps(many)
+    cleaned = exif_without_gps(many)
     assert cleaned is not None
     assert len(cleaned) == len(many)
     assert not may_hold_gps(cleaned)
