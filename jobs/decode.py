@@ -21,6 +21,7 @@ from jobs.options import (
     MaxGpus,
     MaxHours,
     Original,
+    Overwrite,
     Price,
     RayAddress,
     Weights,
@@ -39,6 +40,7 @@ def decode(
         bool,
         typer.Option("--resume", help="Leave alone what the same command wrote before; a limit says so too."),
     ] = False,
+    overwrite: Overwrite = False,
     device: Device = None,
     weights: Weights = None,
     ray_address: RayAddress = None,
@@ -73,6 +75,7 @@ def decode(
         original=original,
         # Else no night would get further than the first.
         resume=resume or settings.max_hours is not None or settings.max_cost is not None,
+        overwrite=overwrite,
         options=settings.codec_options(),
         pool=settings.pool_options(),
     )

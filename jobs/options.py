@@ -37,6 +37,7 @@ DefaultExcludes = Annotated[
 ]
 Codec = Annotated[str | None, typer.Option(help="ditic-small (default), ditic, jpeg, avif, webp, jxl or original.")]
 Original = Annotated[bool, typer.Option("--original", help="The source file's own bytes, where --keep-original stored them.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 Gate = Annotated[
     str | None,
     typer.Option(help="What each decoded stream must reach: ms_ssim=0.95,psnr=24; of distances at most: perceptual=0.2."),

@@ -34,6 +34,31 @@ def walk(root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> Iterator[
     return _Walk(root, on_skip, folder_refusal).files()
 
 
+def entries(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Path relative to `root` and status of everything below it that is no folder; links are not followed.
+
+    A folder that cannot be listed is passed over.
+
+    Raises:
+        OSError: `root` itself cannot be listed.
+    """
+    os.scandir(root).close()
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(os.path.join(root, folder)) as found:
+            for entry in found:
+                path = os.path.join(folder, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # it is gone by now
+                    status = None
+                yield path, status
+
+
 def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace: bool) -> None:
     """Write a file, so that a reader sees all of it or nothing; folders are made.
 

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from pipeline import s3
 from pipeline.errors import AlreadyExistsError, StorageError
-from pipeline.local_files import FolderRefusal, OnSkip, walk, write_whole
+from pipeline.local_files import FolderRefusal, OnSkip, entries, walk, write_whole
 from pipeline.locations import normalised, scheme_of, url_for_delta
 from pipeline.names import key_of_name, name_of_key
 from pipeline.records import SkipReason
@@ -125,6 +125,22 @@ class Storage:
             path = key_of_name(os.fsencode(found))
             size, modified = (0, None) if status is None else (status.st_size, _modified_at(status))
             yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=modified)
+
+    def taken(self) -> dict[str, datetime | None]:
+        """Every path below the root that is something else than a folder, and when it changed; empty where there is no root.
+
+        Unlike `list`, on this machine it includes links and special files, and follows no links.
+
+        Raises:
+            StorageError: the root cannot be listed.
+        """
+        if not self.exists():
+            return {}
+        if not self.is_local:
+            return {file.path: file.modified_at for file in self.list()}
+        with self._failing("cannot be listed"):
+            found = entries(self.root)
+            return {key_of_name(os.fsencode(path)): status and _modified_at(status) for path, status in found}
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or a folder."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.archive_files import LOG_FOLDER, SHARD_NAME, is_archive_file, is_our_log
+from pipeline.archive_files import LOG_FOLDER, ArchiveFinder, is_archive_file, split_path
 from pipeline.errors import SettingError, StorageError
 from pipeline.file_kinds import NUM_SIGNATURE_BYTES, claims_to_be_photo
 from pipeline.records import Photo, Skipped, SkipReason
@@ -56,7 +56,7 @@ def list_source(source: str, selection: Selection = DEFAULT_SELECTION) -> Listin
     storage = Storage(source)
     if not storage.exists():
         raise SettingError(f"{storage.url} does not exist: name a folder of photos, or a bucket and prefix")
-    skips, logs = _Skips(), _Logs()
+    skips, finder = _Skips(), ArchiveFinder()
     unreadable: set[str] = set()
 
     def on_skip(reason: SkipReason, path: str, detail: str) -> None:
@@ -69,9 +69,9 @@ def list_source(source: str, selection: Selection = DEFAULT_SELECTION) -> Listin
     files = []
     for f in storage.list(on_skip, selection.folder_refusal):
         files.append(Photo(key=f.path, uri=f.uri, size_bytes=f.size_bytes, modified_at=f.modified_at, etag=f.etag))
-        logs.see(f.path)
+        finder.see(f.path)
     files.sort(key=lambda file: file.key)
-    archives = logs.archives(storage)
+    archives = finder.archives(storage)
     photos = []
     for file in files:
         refusal = SkipReason.ARCHIVE if _is_in_archive(file.key, archives) else selection.refusal(file.key)
@@ -156,40 +156,10 @@ class _Skips:
         )
 
 
-class _Logs:
-    """Finds the folders that are archives among all paths of a source; folders are named with a slash at their end, or ""."""
-
-    def __init__(self) -> None:
-        self._commits: dict[str, tuple[str, ...]] = {}
-        """Folder that holds a Delta log -> the log's first and last commit."""
-        self._with_shards: set[str] = set()
-
-    def see(self, path: str) -> None:
-        folder, name = _split(path)
-        if folder == LOG_FOLDER or folder.endswith(f"/{LOG_FOLDER}"):
-            table = folder.removesuffix(LOG_FOLDER)
-            ends = self._commits.setdefault(table, ())
-            if name.endswith(".json"):
-                ends = (*ends, path)
-                self._commits[table] = (min(ends), max(ends))
-        elif SHARD_NAME.fullmatch(name):
-            self._with_shards.add(folder)
-
-    def archives(self, storage: Storage) -> set[str]:
-        # A log that is too damaged to say whose it is lies beside shards whose names do.
-        return {table for table, ends in self._commits.items() if table in self._with_shards or is_our_log(storage, ends)}
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Folder with a slash at its end, and name."""
-    folder, slash, name = key.rpartition("/")
-    return folder + slash, name
-
-
 def _is_in_archive(key: str, archives: Collection[str]) -> bool:
     """Whether a file is a shard of, or in the log of, one of `archives`."""
     if not archives:
         return False
-    folder, _ = _split(key)
+    folder, _ = split_path(key)
     table = folder[: f"/{folder}".find(f"/{LOG_FOLDER}")] if f"/{LOG_FOLDER}" in f"/{folder}" else folder
     return table in archives and is_archive_file(key.removeprefix(table))

@@ -20,7 +20,7 @@ from pipeline.codecs.registry import CodecOptions, check_weights
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.progress import Clock, OnProgress, OnWait
-from pipeline.records import EncodedPhoto, encoded_from_table
+from pipeline.stages.destination import written_before
 from pipeline.stages.resources import DEFAULT_POOL, PoolOptions
 from pipeline.stages.summary import JobSummary
 from pipeline.storage import Storage
@@ -43,6 +43,8 @@ class DecodeJob:
     resume: bool = False
     """Leave files alone that the same job wrote earlier. Such a file has the photo's time of change or, on a store, which gives
     a file its own, is younger than the row."""
+    overwrite: bool = False
+    """Replace other files that are where photos are restored to; without it, they stop the job before it begins."""
     options: CodecOptions = CodecOptions()
     batch_photos: int = 32
     pool: PoolOptions = DEFAULT_POOL
@@ -77,7 +79,7 @@ def decode(
     Raises:
         ArchiveNotFoundError: there is no archive.
         ArchiveDamagedError: the footer of a shard is damaged.
-        SettingError: a setting is wrong.
+        SettingError: a setting is wrong, no key matches `job.include`, or `destination.written_before` refuses the destination.
         CheckpointError: the weights that are named are missing, or of another format.
     """
     clock = Clock()
@@ -85,8 +87,10 @@ def decode(
     archive = Archive.open(job.archive)
     on_wait(f"looking up the photos of {job.archive}")
     fragments = list_fragments(archive, job.include)
+    if not fragments and job.include is not None:
+        raise SettingError(f"no key of {job.archive} matches --include {job.include}: `photoark ls` lists them")
     wanted = {fragment: _num_wanted(archive.storage, fragment, job.include) for fragment in fragments}
-    there = _there(job, archive.storage, fragments) if job.resume else {}
+    there = written_before(job, archive, fragments)
     num_total, num_there = sum(wanted.values()), sum(map(len, there.values()))
     num_todo, took_s = num_total - num_there, round(clock.elapsed_s, 3)
     log.info("listed", extra={"stage": "list", "num_photos": num_total, "num_todo": num_todo, "took_s": took_s})
@@ -110,24 +114,3 @@ def _num_wanted(archive: Storage, fragment: Fragment, include: str | None) -> in
             keys = read_fragment(archive, fragment, ["key"])["key"].to_pylist()
             return sum(fnmatchcase(key, include) for key in keys)
     return fragment.num_rows
-
-
-def _there(job: DecodeJob, archive: Storage, fragments: list[Fragment]) -> dict[Fragment, frozenset[str]]:
-    """Of each of `fragments`: keys whose files an earlier run of `job` wrote."""
-    storage = Storage(job.destination)
-    files = {file.path: file.modified_at for file in storage.list()} if storage.exists() else {}
-
-    def is_there(row: EncodedPhoto) -> bool:
-        written_at = files.get(row.key)
-        if written_at is None or (job.include is not None and not fnmatchcase(row.key, job.include)):
-            return False
-        if storage.is_local and row.modified_at is not None:
-            return written_at == row.modified_at
-        return row.encoded_at is not None and written_at > row.encoded_at
-
-    there = {}
-    for fragment in fragments if files else ():
-        with suppress(ArchiveDamagedError):  # told of where its photos are read
-            rows = encoded_from_table(read_fragment(archive, fragment, ["key", "outcome", "modified_at", "encoded_at"]))
-            there[fragment] = frozenset(row.key for row in rows if is_there(row))
-    return there

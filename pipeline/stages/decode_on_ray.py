@@ -57,6 +57,7 @@ def run(
         options=replace(job.options, device=plan.device),
         format=job.format,
         original=job.original,
+        overwrite=job.overwrite,
         num_write_threads=plan.threads_per_actor,
     )
     done: set[str] = set()

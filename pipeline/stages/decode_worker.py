@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
-from pipeline.errors import PathConflictError, PhotoarkError
+from pipeline.errors import AlreadyExistsError, PathConflictError, PhotoarkError, StorageError
 from pipeline.logs import about
 from pipeline.names import flat_path, restored_path
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
@@ -43,6 +44,8 @@ class DecodeSettings:
     """Container of every restored file; None for the source's."""
     original: bool = False
     """Write the source files' own bytes instead of what is decoded."""
+    overwrite: bool = False
+    """Replace files that are there."""
     max_pixels: int = 32_000_000
     """Decoded pixels that wait for being written, at most; a larger photo goes alone."""
     num_write_threads: int = 2
@@ -100,9 +103,19 @@ class DecodeWorker:
 
     def _store(self, row: EncodedPhoto, data: bytes) -> None:
         try:
-            self._storage.write(restored_path(row.key), data, modified_at=row.modified_at)
+            self._write_new(restored_path(row.key), data, row)
         except PathConflictError:  # a bucket can hold both `a` and `a/b`
-            self._storage.write(flat_path(row.key), data, modified_at=row.modified_at)
+            self._write_new(flat_path(row.key), data, row)
+
+    def _write_new(self, path: str, data: bytes, row: EncodedPhoto) -> None:
+        try:
+            self._storage.write(path, data, modified_at=row.modified_at, replace=self._settings.overwrite)
+        except AlreadyExistsError:
+            # A block is done again after its actor died: then the file is this one.
+            with suppress(StorageError):
+                if self._storage.read(path) == data:
+                    return
+            raise
 
 
 def not_restored(key: str, reason: str, stage: str, attempt: int) -> pa.Table:

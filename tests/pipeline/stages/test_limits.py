@@ -20,6 +20,7 @@ from jobs.simulated_codec import NAME, SimulatedCodecs
 from pipeline.archive.commit import Archive
 from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
+from pipeline.errors import SettingError
 from pipeline.interrupt import Terminated, raise_terminated
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.stages.decode import DecodeJob, decode
@@ -91,12 +92,14 @@ def test_decode_stops_and_goes_on_with_what_is_missing(archive: Archive, tmp_pat
     # A file that somebody changed is not the one that was written, nor is one of an earlier version of the photo.
     (tmp_path / "files" / "1" / "3.jpg").write_bytes(b"spoilt")
     archive.put([kept("2/4.jpg", b"new", AN_HOUR_AGO + timedelta(minutes=1))])
-    third = decode(job)
+    with pytest.raises(SettingError, match=r"2 of the files, 1/3\.jpg the first"):
+        decode(job)
+    third = decode(replace(job, overwrite=True))
     assert (third.num_restored, third.num_skipped) == (2, 28)
     assert (tmp_path / "files" / "1" / "3.jpg").read_bytes() == bytes([1, 3]) * 300
     assert (tmp_path / "files" / "2" / "4.jpg").read_bytes() == b"new"
     # Asked for all, it writes all.
-    assert decode(replace(job, resume=False, include="0/*")).num_restored == 10
+    assert decode(replace(job, resume=False, overwrite=True, include="0/*")).num_restored == 10
 
 
 @pytest.mark.s3
@@ -105,7 +108,9 @@ def test_on_a_store_what_is_younger_than_its_row_is_there(archive: Archive, s3_u
     job = DecodeJob(archive=archive.storage.url, destination=f"{s3_url}/files", include="0/*", resume=True)
     assert decode(job).num_restored == 10
     archive.put([kept("0/5.jpg", b"new", datetime.now(UTC) + timedelta(minutes=1))])
-    again = decode(job)
+    with pytest.raises(SettingError, match=r"0/5\.jpg is in"):
+        decode(job)
+    again = decode(replace(job, overwrite=True))
     assert (again.num_restored, again.num_skipped) == (1, 9)
     assert Storage(f"{s3_url}/files").read("0/5.jpg") == b"new"
 

@@ -1,0 +1,157 @@
+"""Nothing that a command did not write itself is replaced, unless it is asked to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive.commit import Archive
+from pipeline.errors import SettingError
+from pipeline.stages.decode import DecodeJob, decode
+from pipeline.storage import Storage
+from tests.cases.tiny import kept, png
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+KEYS = ("a.png", "sub/b.png", "sub/deep/c.png")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    """Three photos, and a row that failed."""
+    url = str(tmp_path / "archive")
+    Archive.open_or_create(url).commit([kept(key, png(i)) for i, key in enumerate(KEYS)])
+    return url
+
+
+def write(folder: Path, *keys: str, data: bytes = b"original") -> None:
+    for key in keys:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, bytes | None]]:
+    """Inode, time and bytes of everything below a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[str(path.relative_to(folder))] = (
+            status.st_ino, status.st_mtime_ns if path.is_file() else 0, path.read_bytes() if path.is_file() else None,
+        )  # fmt: skip
+    return found
+
+
+def test_decode_stops_before_it_begins_where_files_are_there(archive: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, "sub/b.png", "sub/deep/c.png", "unrelated.png")
+    (out / "a.png").symlink_to("nowhere")
+    before = state(out)
+    for job in (DecodeJob(archive=archive, destination=str(out)), DecodeJob(archive=archive, destination=f"file://{out}/")):
+        with pytest.raises(SettingError, match=r"3 of the files, a.png the first, are in .*out already.*--resume.*--overwrite"):
+            decode(job)
+    with pytest.raises(SettingError, match=r"sub/b.png is in .*, and not of this job: --overwrite"):
+        decode(replace(job, include="sub/b*", resume=True))
+    assert state(out) == before
+
+    (out / "a.png").unlink()
+    assert decode(replace(job, include="a*")).num_restored == 1
+    assert state(out).items() - {("a.png", state(out)["a.png"])} == before.items() - {("a.png", before["a.png"])}
+    assert decode(replace(job, overwrite=True)).num_restored == 3
+    assert [(out / key).read_bytes() for key in KEYS] == [png(0), png(1), png(2)]
+    assert (out / "unrelated.png").read_bytes() == b"original"
+
+
+def test_resume_leaves_its_own_files_and_nothing_else(tmp_path: Path, archive: str) -> None:
+    from datetime import UTC, datetime
+
+    url, out = str(tmp_path / "timed"), tmp_path / "out"
+    at = datetime(2020, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
+    Archive.open_or_create(url).commit([replace(kept(key, png(i)), modified_at=at) for i, key in enumerate(KEYS)])
+    job = DecodeJob(archive=url, destination=str(out), resume=True)
+    assert decode(replace(job, include="a.png")).num_restored == 1
+    before = state(out)
+    summary = decode(job)
+    assert (summary.num_restored, summary.num_skipped) == (2, 1)
+    assert state(out)["a.png"] == before["a.png"]
+    # A file of another time is somebody's work on it.
+    os.utime(out / "a.png", (1, 1))
+    with pytest.raises(SettingError, match="not of this job"):
+        decode(job)
+    summary = decode(replace(job, overwrite=True))
+    assert (summary.num_restored, summary.num_skipped) == (1, 2)
+    assert (out / "a.png").stat().st_mtime == at.timestamp()
+
+
+def test_a_folder_that_is_holds_or_lies_in_an_archive_is_refused(archive: str, tmp_path: Path) -> None:
+    other = tmp_path / "pictures" / "2024" / "archive"
+    Archive.open_or_create(str(other)).commit([kept("x.png", png(9))])
+    (tmp_path / "link").symlink_to(archive)
+    (tmp_path / "without log").mkdir()
+    shard = next(Path(archive).glob("photos-*.parquet"))
+    (tmp_path / "without log" / shard.name).write_bytes(shard.read_bytes())
+    places = (
+        archive, f"{archive}/", f"{archive}/new/deep", f"{archive}/_delta_log", str(tmp_path), str(tmp_path / "pictures"),
+        str(other), str(other / "sub"), str(tmp_path / "link"), str(tmp_path / "link" / "sub"), str(tmp_path / "without log"),
+    )  # fmt: skip
+    before = state(tmp_path)
+    for place in places:
+        for overwrite in (False, True):
+            with pytest.raises(SettingError, match="is, holds or lies in an archive"):
+                decode(DecodeJob(archive=archive, destination=place, overwrite=overwrite))
+    assert state(tmp_path) == before
+    # A table of another program, and a name that only looks like one, are not.
+    write(tmp_path / "fine", "x_delta_log/0.json", "_delta_log/notes.txt", "photos-2024.parquet")
+    assert decode(DecodeJob(archive=archive, destination=str(tmp_path / "fine"))).num_restored == 3
+
+
+@pytest.mark.s3
+def test_the_same_in_a_bucket(s3_url: str, archive: str) -> None:
+    out = Storage(f"{s3_url}/out")
+    out.write("sub/b.png", b"original")
+    job = DecodeJob(archive=archive, destination=out.url)
+    with pytest.raises(SettingError, match=r"sub/b.png is in s3://.*/out already"):
+        decode(job)
+    assert {f.path for f in out.list()} == {"sub/b.png"}
+    assert decode(replace(job, overwrite=True)).num_restored == 3
+    assert out.read("sub/b.png") == png(1)
+    Archive.open_or_create(f"{s3_url}/deep/archive").commit([kept("x.png", png(9))])
+    for place in ("", "/deep", "/deep/archive", "/deep/archive/", "/deep/archive/new"):
+        with pytest.raises(SettingError, match="is, holds or lies in an archive"):
+            decode(DecodeJob(archive=archive, destination=s3_url + place))
+
+
+@pytest.mark.parametrize("kind", ["local", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_file_that_comes_meanwhile_is_left_alone(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    from pipeline.errors import AlreadyExistsError
+    from pipeline.records import encoded_to_table
+    from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
+
+    root = Storage(request.getfixturevalue("s3_url") if kind == "s3" else tmp_path / "out")
+    root.write("a.png", b"somebody's")
+    root.write("b.png", png(1))  # as an earlier try at the same block left it
+    worker = DecodeWorker(DecodeSettings(destination=root.url))
+    rows = encoded_to_table([kept("a.png", png(0)), kept("b.png", png(1)), kept("c.png", png(2))])
+    reasons = {row["key"]: row["reason"] for row in worker(rows).to_pylist()}
+    assert "is there already" in (reasons.pop("a.png") or "")
+    assert reasons == {"b.png": None, "c.png": None}
+    assert root.read("a.png") == b"somebody's"
+    with pytest.raises(AlreadyExistsError):
+        root.write("c.png", b"other", replace=False)
+    assert root.read("c.png") == png(2)
+
+
+def test_the_command_says_so_in_one_line(archive: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, *KEYS)
+    before = state(out)
+    command = [sys.executable, "-m", "jobs", "decode", archive, str(out)]
+    for options, words in (((), "3 of the files"), (("--include", "no*"), "no key of")):
+        found = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        assert found.returncode == 2, found.stderr
+        *_, line = found.stderr.splitlines()  # before it, what the command waited for
+        assert line.startswith("photoark: ") and words in line
+    assert state(out) == before
