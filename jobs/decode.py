@@ -85,7 +85,7 @@ def decode(
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
-        show_decoded(summary)
+        show_decoded(summary, include)
     if summary.stopped:
         raise stopped()
     if not summary.is_complete:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,32 +11,43 @@ from jobs.logs import tell
 from jobs.options import ArchiveUrl, AsJson, Include
 from jobs.phrases import count
 
+if TYPE_CHECKING:
+    from pipeline.records import EncodedPhoto
+
 
 def ls(
     archive: ArchiveUrl,
     include: Include = None,
-    long: Annotated[bool, typer.Option("--long", "-l", help="Size, codec, outcome and reason too.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="Outcome, codec, pixels, bytes of the file, bytes stored, and why.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the keys of an archive."""
     from pipeline.archive.commit import Archive
     from pipeline.archive.shard_reader import read_rows
+    from pipeline.archive.summary import SIZE_COLUMNS, stream_size
     from pipeline.records import Outcome
 
-    columns = ["width", "height", "codec", "source_bytes", "reason"] if long or as_json else []
+    columns = ["codec", "reason", "recipe", *SIZE_COLUMNS] if long or as_json else []
     num_failed = 0
     for row in read_rows(Archive.open(archive), include, columns):
         num_failed += row.outcome is Outcome.FAILED
         if as_json:
-            fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason")
-            typer.echo(json.dumps({name: getattr(row, name) for name in fields}))
+            fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason", "same_as", "recipe")
+            typer.echo(json.dumps({name: getattr(row, name) for name in fields} | {"stream_bytes": stream_size(row)}))
         elif long:
-            size = f"{row.width}x{row.height}" if row.width else "-"
-            typer.echo(
-                f"{row.outcome:8} {row.codec or '-':12} {size:>11} {row.source_bytes:>12,} {row.key}"
-                + (f"  ({row.reason})" if row.reason else "")
-            )
+            typer.echo(_line(row, stream_size(row)))
         else:
             typer.echo(row.key)
     if num_failed and not (long or as_json):
         tell(f"{count(num_failed, 'of these files is', 'of these files are')} not stored; photoark ls -l says why")
+
+
+def _line(row: EncodedPhoto, stream_bytes: int) -> str:
+    """Outcome, codec, pixels, bytes of the source, stored bytes, key, and why or whose stream."""
+    pixels = f"{row.width}x{row.height}" if row.width else "-"
+    stored = f"{stream_bytes:,}" if stream_bytes else "-"
+    notes = [f"same as {row.same_as}"] * (row.same_as is not None) + [row.reason or ""] * (row.reason is not None)
+    note = f"  ({'; '.join(notes)})" if notes else ""
+    return f"{row.outcome:8} {row.codec or '-':12} {pixels:>11} {row.source_bytes:>12,} {stored:>12} {row.key}{note}"

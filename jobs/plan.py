@@ -25,7 +25,8 @@ from jobs.options import (
     RayAddress,
     Weights,
 )
-from jobs.summaries import show_skipped
+from jobs.phrases import show
+from jobs.summaries import show_estimate
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -135,11 +136,10 @@ def _show(expected: Estimate, found: list[tuple[PoolPlan, Forecast]], what: str,
     from rich.console import Console
     from rich.table import Table
 
-    typer.echo(
-        f"to do: {expected.num_todo} of {expected.num_photos} photos, {expected.expected_megapixels:.1f} megapixels, "
-        f"{expected.bytes_todo / 1e6:.2f} MB; expected, from {expected.num_sampled}: {expected.expected_bytes / 1e6:.2f} MB"
-    )
-    show_skipped(expected.skipped)
+    show_estimate(expected)
+    if not expected.num_todo:
+        return
+    show(f"{expected.expected_megapixels:.1f} megapixels expected")
     table = Table()
     for name in (what, "actors", "cores each", "in flight", "photos/s", "hours", f"{what[:-1]}-hours", "cost", "shards"):
         table.add_column(name, justify="right")

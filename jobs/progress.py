@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.logs import are_lines_on_stderr, tell
+from jobs.phrases import count, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -55,6 +56,12 @@ def rates(progress: Progress) -> tuple[float, float, float]:
     return photos_per_s, progress.bytes_done / 1e6 / elapsed_s, left_s
 
 
+def _facts(progress: Progress) -> list[str]:
+    photos_per_s, mb_per_s, _ = rates(progress)
+    failed = [f"{progress.num_failed:,} failed"] if progress.num_failed else []
+    return [f"{photos_per_s:.1f} photos/s", f"{mb_per_s:.2f} MB/s", *failed]
+
+
 class _Json:
     def progress(self, progress: Progress) -> None:
         print(json.dumps({"event": "progress", **asdict(progress)}), flush=True)
@@ -72,12 +79,9 @@ class _Lines:
         if now_s - self._shown_at_s < LINE_INTERVAL_S and progress.num_done < progress.num_total:
             return
         self._shown_at_s = now_s
-        photos_per_s, mb_per_s, left_s = rates(progress)
-        tell(
-            f"{self._verb} {progress.num_done}/{progress.num_total} photos, {photos_per_s:.1f} photos/s, "
-            f"{mb_per_s:.2f} MB/s, {progress.num_failed} failed, {left_s:.0f} s left",
-            **asdict(progress),
-        )
+        left_s = rates(progress)[2]
+        facts = [f"{self._verb} {progress.num_done:,} of {count(progress.num_total, 'photo')}", *_facts(progress)]
+        tell(", ".join([*facts, f"{duration(left_s)} left"] if left_s else facts), **asdict(progress))
 
     def wait(self, what: str) -> None:
         tell(f"{self._verb}: {what}")
@@ -88,9 +92,7 @@ class _Bar:
         self._bar, self._task = bar, bar.add_task(verb, total=None, text="")
 
     def progress(self, progress: Progress) -> None:
-        photos_per_s, mb_per_s, _ = rates(progress)
-        rate = f"{photos_per_s:.1f} photos/s  {mb_per_s:.2f} MB/s  {progress.num_failed} failed"
-        text = f"{progress.num_done}/{progress.num_total}  {rate}"
+        text = "  ".join([f"{progress.num_done}/{progress.num_total}", *_facts(progress)])
         self._bar.update(self._task, completed=progress.num_done, total=progress.num_total, text=text)
 
     def wait(self, what: str) -> None:

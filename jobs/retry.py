@@ -94,7 +94,7 @@ def retry(
             job, job_of.on_progress, on_wait=job_of.on_wait, history=job_of.history, should_stop=job_of.should_stop,
             connect=job_of.connect,
         )  # fmt: skip
-        job_of.finish(summary)
+        job_of.finish(summary, job)
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:

@@ -88,10 +88,13 @@ def show_retried(summary: JobSummary) -> None:
     show((len(summary.not_stored), *_NOT_STORED))
 
 
-def show_decoded(summary: JobSummary) -> None:
-    """Say what `decode` came to."""
+def show_decoded(summary: JobSummary, include: str | None = None) -> None:
+    """Say what `decode` came to, of the photos that match the pattern `include`."""
+    chosen = ("photo in the archive", "photos in the archive")
+    if include is not None:
+        chosen = (f"photo matches {include}", f"photos match {include}")
     show(
-        (summary.num_photos, "photo in the archive", "photos in the archive"),
+        (summary.num_photos, *chosen),
         (summary.num_restored, "photo restored", "photos restored"),
         (summary.num_skipped, "photo was there already", "photos were there already"),
         (summary.num_failed, "photo not restored", "photos not restored"),

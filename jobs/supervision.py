@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jobs.progress import Shown
     from jobs.settings import Settings
     from pipeline.progress import Progress
+    from pipeline.stages.encode import EncodeJob
     from pipeline.stages.history import History
     from pipeline.stages.summary import JobSummary
 
@@ -57,14 +58,21 @@ class Supervision:
         self._at_end.enter_context(connected(settings.ray_address, runtime_env=worker_logs(settings)))
         self._at_end.enter_context(watched(watch=self.watch))
 
-    def finish(self, summary: JobSummary) -> None:
-        """Write the report, where one is wanted, and a log line of what the job came to."""
+    def finish(self, summary: JobSummary, job: EncodeJob | None = None) -> None:
+        """Write the report, where one is wanted, and a log line of what the job came to.
+
+        Args:
+            job: whose photos the report shows.
+        """
         counts = {name: value for name, value in asdict(summary).items() if not isinstance(value, list | dict)}
         log.info("job ended", extra=counts | {"num_not_stored": len(summary.not_stored)})
         if self.report is not None:
+            from jobs.examples import examples
             from jobs.report import write_report
 
-            write_report(self.report, summary, self.history, self.watch)
+            self.on_wait("writing the report")
+            shown = examples(job, summary.examples) if job is not None else []
+            write_report(self.report, summary, self.history, self.watch, shown)
 
 
 @contextmanager

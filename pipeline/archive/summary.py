@@ -10,7 +10,10 @@ import pyarrow.compute as pc
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import list_fragments, read_fragment
-from pipeline.records import Outcome
+from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
+
+SIZE_COLUMNS = ("outcome", "source_bytes", "width", "height", "bpp", "same_as")
+"""What `stream_size` needs to know of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,15 @@ class Totals:
         return asdict(self)
 
 
+def stream_size(row: EncodedPhoto) -> int:
+    """Bytes of the bitstream or kept file that `row` itself holds, told by its `SIZE_COLUMNS`; no bitstream is read for it."""
+    if row.same_as is not None or row.outcome is Outcome.FAILED:
+        return 0
+    if row.outcome is Outcome.KEPT:
+        return row.source_bytes
+    return round((row.bpp or 0.0) * (row.width or 0) * (row.height or 0) / 8)
+
+
 def summarise(archive: Archive) -> Totals:
     """Totals of an archive.
 
@@ -45,24 +57,17 @@ def summarise(archive: Archive) -> Totals:
     outcomes: Counter[str] = Counter()
     codecs: Counter[str] = Counter()
     source_bytes = failed_bytes = stream_bytes = pixels = 0
-    # bpp is bits of the stream over pixels: with it, no bitstream need be read to know its size.
-    columns = ["outcome", "codec", "source_bytes", "width", "height", "bpp", "same_as"]
+    columns = ["key", "codec", *SIZE_COLUMNS]
     for fragment in list_fragments(archive):
         table = read_fragment(archive.storage, fragment, columns)
         outcomes.update(table["outcome"].to_pylist())
         codecs.update(codec for codec in table["codec"].to_pylist() if codec)
         source_bytes += pc.sum(table["source_bytes"]).as_py() or 0
-        for row in table.to_pylist():
-            area = (row["width"] or 0) * (row["height"] or 0)
-            pixels += area
-            if row["outcome"] == Outcome.FAILED:
-                failed_bytes += row["source_bytes"] or 0
-            if row.get("same_as"):
-                continue
-            if row["outcome"] == Outcome.KEPT:
-                stream_bytes += row["source_bytes"]
-            elif row["bpp"] is not None:
-                stream_bytes += round(row["bpp"] * area / 8)
+        for row in encoded_from_table(table):
+            pixels += (row.width or 0) * (row.height or 0)
+            stream_bytes += stream_size(row)
+            if row.outcome is Outcome.FAILED:
+                failed_bytes += row.source_bytes or 0
     shards = archive.shards()
     return Totals(
         num_photos=sum(outcomes.values()),

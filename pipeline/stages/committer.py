@@ -33,6 +33,7 @@ Commit = Callable[[list[EncodedPhoto]], object]
 Refer = Callable[[list[EncodedPhoto]], list[EncodedPhoto]]
 _ON_THE_WAY = 0.1
 """Of an interval: what rows take from an actor to us."""
+_MAX_EXAMPLES = 12
 _LEAST_PAUSE = 0.25
 """Of an interval: blocks and commits that take longer than there is time for do not make us commit all the time."""
 
@@ -58,6 +59,7 @@ class Committer:
         """The photos of all rows that `refer` has not made rows of."""
         self._waiting: list[EncodedPhoto] = []
         """Those that `refer` gave back: the row that they refer to has not come. The thread's own while it is busy."""
+        self._example_every = 1
         self._gathered_bytes = 0
         self._is_busy = self._is_wanted_now = self._is_closed = False
         self._error: BaseException | None = None
@@ -222,8 +224,17 @@ class Committer:
             summary.num_encoded += 1
             codec = row.codec or "unknown"
             summary.codecs[codec] = summary.codecs.get(codec, 0) + 1
+            self._keep_example(row.key)
         else:
             summary.num_kept += 1
+
+    def _keep_example(self, key: str) -> None:
+        """Keep every key, then every second, every fourth, ... so that few are kept, spread over the job."""
+        if (self.summary.num_encoded - 1) % self._example_every == 0:
+            self.summary.examples.append(key)
+        if len(self.summary.examples) > _MAX_EXAMPLES:
+            self.summary.examples = self.summary.examples[::2]
+            self._example_every *= 2
 
     def _count_failure(self, row: EncodedPhoto) -> None:
         summary, reason = self.summary, reason_of(row)

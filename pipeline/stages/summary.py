@@ -51,6 +51,8 @@ class JobSummary:
     """What the listing of the source left out, by reason; entries of a reason that is not harmless may have been photos."""
     num_outdated: int = 0
     """Of the photos that failed, those of which the archive keeps an earlier version."""
+    examples: list[str] = field(default_factory=list)
+    """Keys of a few of the encoded photos, spread over the job."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(key, reason) of each photo that failed in this job."""
     not_stored: dict[str, str] = field(default_factory=dict)

@@ -74,7 +74,9 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
     assert found["machines"]["events"][0]["joined"]
     page = (report / "report.html").read_text()
     assert page.startswith("<!doctype html>") and "<svg" in page and "photos/s" in page
-    assert 'src="' not in page and 'href="http' not in page
+    assert 'src="' not in page and "src='http" not in page and 'href="http' not in page
+    if committed:
+        assert page.index("times smaller</h1>") < page.index("data:image/jpeg;base64,") < page.index("<svg")
     again = run("encode", str(source), archive, "--codec", "jpeg")
     assert again.returncode == 0, again.stderr
     assert len(Archive.open(archive).keys()) == 200
@@ -89,7 +91,7 @@ def test_a_job_that_waits_for_machines_stops_at_its_limit_too(tmp_path: Path, ph
     limits = ["--device", "cuda", "--max-gpus", "1", "--max-hours", "1e-3"]
     result = run("retry", str(source), archive, *limits, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 12, result.stderr
-    assert "stopped at the limit with 1 photos to do" in result.stderr
+    assert "stopped at the limit with 1 photo to do" in result.stderr
 
 
 def test_a_plan_tells_pools_time_bytes_and_cost(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
