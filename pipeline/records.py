@@ -6,7 +6,7 @@ Photo (where it lies) -> EncodedPhoto (what became of it) -> one row of the arch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -123,6 +123,12 @@ class PhotoMetadata:
     """IPTC-IIM datasets, without what a container wraps them in."""
     xmp_extended: bytes | None = None
     """What a JPEG's `xmp` refers to by its MD5, since one segment could not hold all: RDF, put together."""
+    resolution: str | None = None
+    """For print, of JPEG, PNG and TIFF: `600x600/inch`, with `cm` or `m` for the unit, or a ratio such as `4x3`."""
+
+
+METADATA_COLUMNS = tuple(field.name for field in fields(PhotoMetadata))
+"""Columns of the archive that hold them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +181,7 @@ class EncodedPhoto:
     xmp: bytes | None = None
     iptc: bytes | None = None
     xmp_extended: bytes | None = None
+    resolution: str | None = None
     bpp: float | None = None
     """8 * len(image) / (width * height)."""
     psnr: float | None = None
@@ -218,6 +225,7 @@ ARCHIVE_SCHEMA = pa.schema(
         pa.field("xmp", pa.binary()),
         pa.field("iptc", pa.binary()),
         pa.field("xmp_extended", pa.binary()),
+        pa.field("resolution", pa.string()),
         pa.field("bpp", pa.float32()),
         pa.field("psnr", pa.float32()),
         pa.field("ms_ssim", pa.float32()),

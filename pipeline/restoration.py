@@ -16,7 +16,7 @@ from pipeline.container_check import check_container
 from pipeline.errors import ArchiveDamagedError, PhotoarkError, PhotoError, StreamError
 from pipeline.pixels.writer import write_photo
 from pipeline.pixels.xmp import marked
-from pipeline.records import EncodedPhoto, Outcome, PhotoMetadata
+from pipeline.records import METADATA_COLUMNS, EncodedPhoto, Outcome, PhotoMetadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = No
     if pixels is None:
         assert row.image is not None
         return row.image
-    metadata = PhotoMetadata(exif=row.exif, icc=row.icc, xmp=row.xmp, iptc=row.iptc, xmp_extended=row.xmp_extended)
+    metadata = PhotoMetadata(**{name: getattr(row, name) for name in METADATA_COLUMNS})
     if row.codec and row.model:
         metadata = replace(metadata, xmp=marked(row.xmp, codec=row.codec, model=row.model))
     format = format or row.format or "PNG"

@@ -84,9 +84,11 @@ def _answer(request: dict[str, Any], data: bytes, descriptors: list[int]) -> tup
 
 
 def _probed(header: PhotoHeader) -> tuple[dict[str, Any], bytes]:
-    blocks = {field.name: getattr(header.metadata, field.name) for field in fields(PhotoMetadata)}
-    told = asdict(header) | {"metadata": {name: len(block) for name, block in blocks.items() if block is not None}}
-    return told, b"".join(block for block in blocks.values() if block is not None)
+    found = {field.name: getattr(header.metadata, field.name) for field in fields(PhotoMetadata)}
+    blocks = {name: block for name, block in found.items() if isinstance(block, bytes)}
+    told = asdict(header) | {"metadata": {name: len(block) for name, block in blocks.items()}}
+    told["resolution"] = header.metadata.resolution
+    return told, b"".join(blocks.values())
 
 
 def _fill(descriptor: int, data: bytes, width: int, height: int, orientation: int) -> None:

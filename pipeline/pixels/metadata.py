@@ -1,17 +1,14 @@
-"""EXIF, ICC, XMP and IPTC: taken out of a file verbatim, and put into the restored one.
+"""EXIF, ICC, XMP, IPTC and print resolution: taken out of a file verbatim, and put into the restored one.
 
-    container      EXIF   ICC   XMP   IPTC                              which way is up, says
-    JPEG           x      x     x     Photoshop's resources, APP13      EXIF
-    PNG            x      x     x     a text profile, as ImageMagick's  EXIF
-    WebP           x      x     x                                       EXIF
-    TIFF           x      x     x     tag 33723, or 34377 (Photoshop's) EXIF
-    HEIF, AVIF     x      x     x                                       the container: their EXIF's word does not count
+    container      EXIF   ICC   XMP   IPTC                              resolution   which way is up, says
+    JPEG           x      x     x     Photoshop's resources, APP13      JFIF         EXIF
+    PNG            x      x     x     a text profile, as ImageMagick's  pHYs         EXIF
+    WebP           x      x     x                                                    EXIF
+    TIFF           x      x     x     tag 33723, or 34377 (Photoshop's) EXIF         EXIF
+    HEIF, AVIF     x      x     x                                                    the container, and not their EXIF
 
 Writing EXIF anew would lose maker notes, whose offsets count from its start: blocks are changed in place. A TIFF is one EXIF
-directory, layout and all; of it goes along what describes the photo.
-
-IPTC goes into no other container; of Photoshop's resources nothing else goes along, and neither do comments in a JPEG and
-other texts in a PNG.
+directory, layout and all; of it goes along what describes the photo. `dropped` lists what does not travel.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from PIL import PngImagePlugin
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif as exif_block
-from pipeline.pixels import heif_items, jpeg_segments, jpeg_walk, png_chunks, tiff, webp_walk, xmp
+from pipeline.pixels import heif_items, jpeg_segments, jpeg_walk, png_chunks, resolution, tiff, webp_walk, xmp
 from pipeline.pixels.containers import container_of
 from pipeline.records import PhotoMetadata
 
@@ -100,6 +97,7 @@ def save_options(format: str, metadata: PhotoMetadata) -> dict[str, Any]:
 
 def _of_jpeg(data: bytes) -> PhotoMetadata:
     segments = [(segment.name, segment.payload) for segment in jpeg_walk.walk(data).segments]
+    jfif = next((data for name, data in segments if name == "APP0" and data.startswith(b"JFIF\0")), None)
     packet = jpeg_segments.xmp_of(segments)
     digest = xmp.extended_digest(packet) if packet else None
     return PhotoMetadata(
@@ -108,6 +106,7 @@ def _of_jpeg(data: bytes) -> PhotoMetadata:
         xmp=packet,
         iptc=jpeg_segments.iptc_of(jpeg_segments.photoshop_resources(segments)),
         xmp_extended=jpeg_segments.extended_xmp(segments, digest) if digest else None,
+        resolution=_text(resolution.of_jfif(jfif)) if jfif else None,
     )
 
 
@@ -127,12 +126,17 @@ def _of_tiff(data: bytes) -> PhotoMetadata:
         icc=tiff.block_of(data, tiff.ICC) or None,
         xmp=tiff.block_of(data, tiff.XMP) or None,
         iptc=tiff.block_of(data, tiff.IPTC) or (jpeg_segments.iptc_of(resources) if resources else None),
+        resolution=_text(tiff.resolution_of(data)),
     )
 
 
 def _of_heif(data: bytes) -> PhotoMetadata:
     exif, packet = heif_items.metadata_of(data)
     return PhotoMetadata(exif=exif, xmp=packet)
+
+
+def _text(found: resolution.Resolution | None) -> str | None:
+    return None if found is None else str(found)
 
 
 _READERS = {"JPEG": _of_jpeg, "PNG": png_chunks.metadata_of, "WEBP": _of_webp, "TIFF": _of_tiff, "BMFF": _of_heif}

@@ -17,7 +17,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from pipeline.pixels import png_walk
+from pipeline.pixels import png_walk, resolution
 from pipeline.pixels.exif import PREFIX
 from pipeline.pixels.jpeg_segments import XMP_HEADER, iptc_of, resources_with
 from pipeline.records import PhotoMetadata
@@ -33,11 +33,13 @@ _AFTER_HEADER = len(png_walk.SIGNATURE) + 25
 
 def metadata_of(data: bytes) -> PhotoMetadata:
     """Metadata of a PNG; where two chunks hold the same kind, the standard one counts."""
-    exif = icc = xmp = None
+    exif = icc = xmp = phys = None
     profiles: dict[bytes, bytes] = {}
     for kind, payload in ((chunk.kind, chunk.payload) for chunk in png_walk.walk(data)[0]):
         if kind == b"eXIf":
             exif = exif or payload
+        elif kind == b"pHYs":
+            phys = phys or resolution.of_phys(payload)
         elif kind == b"iCCP":
             icc = icc or _inflated(payload.partition(b"\0")[2][1:])
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -56,6 +58,7 @@ def metadata_of(data: bytes) -> PhotoMetadata:
         icc=icc or profiles.get(b"icc") or profiles.get(b"icm"),
         xmp=xmp,
         iptc=next((iptc for block in resources if (iptc := block if block.startswith(b"\x1c") else iptc_of(block))), None),
+        resolution=str(phys) if phys else None,
     )
 
 
@@ -96,13 +99,10 @@ def iptc_chunk(iptc: bytes) -> tuple[bytes, bytes]:
     return b"zTXt", _PROFILE_KEYWORD + b"iptc\0\0" + zlib.compress(f"\niptc\n{len(block):8}\n{lines}\n".encode())
 
 
-def with_chunks(png: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """The file with further chunks behind its header."""
-    added = b"".join(
-        struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
-        for kind, payload in chunks
-    )
-    return png[:_AFTER_HEADER] + added + png[_AFTER_HEADER:]
+def with_chunk(png: bytes, kind: bytes, payload: bytes) -> bytes:
+    """The file with another chunk behind its header."""
+    chunk = struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+    return png[:_AFTER_HEADER] + chunk + png[_AFTER_HEADER:]
 
 
 def _text(kind: bytes, text: bytes) -> bytes | None:

@@ -53,10 +53,11 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool 
     claim = read_claim(data)
     num_pixels = 0 if claim is None else min(claim.width * claim.height, limits.max_pixels)
     told, extra = _ask({"do": "probe", "limits": asdict(limits), "is_stream": is_stream}, data, num_pixels, limits)
+    resolution = told.pop("resolution")
     blocks = {}
     for name, length in told.pop("metadata").items():
         blocks[name], extra = extra[:length], extra[length:]
-    return PhotoHeader(**told, metadata=PhotoMetadata(**blocks))
+    return PhotoHeader(**told, metadata=PhotoMetadata(**blocks, resolution=resolution))
 
 
 def read_pixels(data: bytes, header: PhotoHeader | None = None, *, limits: PixelLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
+from pipeline.pixels import resolution
+from pipeline.pixels.resolution import Resolution
 from pipeline.records import PhotoMetadata
 
 HEADER_BYTES = 8
@@ -31,6 +34,10 @@ _LAYOUT = frozenset(
 _STRIP_OFFSETS, _STRIP_BYTES = 273, 279
 _MORE_DIRECTORIES = 330
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_RESOLUTION = (282, 283, 296)
+"""Two sides and their unit."""
+_INCH = 2
+_SHORT, _RATIONAL = 3, 5
 _LONG, _UNDEFINED, _BYTE = 4, 7, 1
 _CODES = {1: "B", 3: "H", 4: "I"}
 
@@ -141,6 +148,19 @@ def block_of(data: bytes, tag: int) -> bytes | None:
     return found[0] if found else None
 
 
+def resolution_of(data: bytes) -> Resolution | None:
+    """The print resolution that a TIFF or an EXIF block notes."""
+    if (order := byte_order(data)) is None:
+        return None
+    try:
+        entries = {entry.tag: entry for entry in _first(data, order)}
+        x, y = (Fraction(*struct.unpack(order + "II", entries[tag].value)) for tag in _RESOLUTION[:2])
+        unit = numbers(entries[_RESOLUTION[2]], order)[0] if _RESOLUTION[2] in entries else _INCH
+    except (KeyError, ValueError, struct.error, ZeroDivisionError):
+        return None
+    return resolution.of_tiff(x, y, unit)
+
+
 def with_pixels(pixels: bytes, metadata: PhotoMetadata) -> bytes:
     """A TIFF of the pixels of one that Pillow wrote and of metadata, whose EXIF block stands at its start as it is.
 
@@ -167,11 +187,26 @@ def with_pixels(pixels: bytes, metadata: PhotoMetadata) -> bytes:
     entries.append(Entry(_STRIP_OFFSETS, _LONG, len(placed), struct.pack(f"{order}{len(placed)}I", *placed)))
     blocks = ((XMP, _BYTE, metadata.xmp), (IPTC, _UNDEFINED, metadata.iptc), (ICC, _UNDEFINED, metadata.icc))
     entries += [Entry(tag, kind, len(block), block) for tag, kind, block in blocks if block]
+    entries += _of_resolution(resolution.parse(metadata.resolution), resolution_of(exif), order)
     # Of what is there twice, such as the width, the pixels' own word counts.
     taken = {entry.tag for entry in entries} | _LAYOUT
     entries += [entry for entry in _first(exif, order) if entry.tag not in taken]
     struct.pack_into(order + "I", file, 4, len(file))
     return bytes(file) + write_directory(entries, len(file), order)
+
+
+def _of_resolution(found: Resolution | None, in_exif: Resolution | None, order: str) -> list[Entry]:
+    """Entries of a print resolution, unless EXIF, whose entries go into the same directory, says the same or says more."""
+    if found is None or str(found) == str(in_exif) or (found.unit is None and in_exif is not None):
+        return []
+    x, y, unit = resolution.as_tiff(found)
+    if max(x.numerator, y.numerator) >= 1 << 32:
+        return []
+    sides = (
+        Entry(tag, _RATIONAL, 1, struct.pack(order + "II", *side.as_integer_ratio()))
+        for tag, side in zip(_RESOLUTION, (x, y), strict=False)
+    )
+    return [*sides, Entry(_RESOLUTION[2], _SHORT, 1, struct.pack(order + "H", unit))]
 
 
 def _first(data: bytes, order: str) -> list[Entry]:

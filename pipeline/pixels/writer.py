@@ -11,7 +11,7 @@ import pillow_jxl  # noqa: F401 (registers itself with Pillow)
 from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
-from pipeline.pixels import exif, tiff
+from pipeline.pixels import exif, png_chunks, resolution, tiff
 from pipeline.pixels.metadata import in_parts_of, save_options, upright
 from pipeline.pixels.orientation import TURNED_BY_EXIF, turned_back
 from pipeline.pixels.xmp import marked
@@ -81,7 +81,9 @@ def write_photo(
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
         raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}{_INSTEAD}") from error
     data = buffer.getvalue()
-    return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1) if is_hidden else data
+    if is_hidden:
+        return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1)
+    return _with_resolution(data, format, resolution.parse(metadata.resolution))
 
 
 def why_not_back(header: PhotoHeader) -> str | None:
@@ -91,7 +93,7 @@ def why_not_back(header: PhotoHeader) -> str | None:
     """
     import numpy as np  # here: the process that decodes for others does without
 
-    if header.metadata == PhotoMetadata():
+    if header.metadata == PhotoMetadata(resolution=header.metadata.resolution):
         return None
     metadata = replace(header.metadata, xmp=marked(header.metadata.xmp, codec="c" * 32, model="0" * 16))
     pixels = np.zeros((16, 16, 3), np.uint8)
@@ -100,3 +102,11 @@ def why_not_back(header: PhotoHeader) -> str | None:
     except UnsupportedPhotoError as error:
         return f"it could not be restored as it was: {error.message.removesuffix(_INSTEAD)}"
     return None
+
+
+def _with_resolution(data: bytes, format: str, found: resolution.Resolution | None) -> bytes:
+    if found is not None and format == "JPEG":
+        return resolution.in_jpeg(data, found)
+    if found is not None and format == "PNG" and (payload := resolution.as_phys(found)):
+        return png_chunks.with_chunk(data, b"pHYs", payload)
+    return data

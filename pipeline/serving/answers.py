@@ -131,7 +131,9 @@ def entity_tag(row: EncodedPhoto, format: str | None, options: CodecOptions) -> 
     digest = hashlib.sha256()
     for part in (row.image, row.exif, row.icc, row.xmp, row.iptc, row.xmp_extended):
         digest.update(b"-" if part is None else b"%d:" % len(part) + part)
-    digest.update(repr((row.codec, row.model, row.outcome, row.format, row.mode, row.orientation, format)).encode())
+    digest.update(
+        repr((row.codec, row.model, row.outcome, row.format, row.mode, row.orientation, row.resolution, format)).encode()
+    )
     digest.update(repr((options.device, options.runtime, _versions())).encode())
     return f'"{digest.hexdigest()[:32]}"'
 

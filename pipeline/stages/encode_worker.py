@@ -28,7 +28,15 @@ from pipeline.pixels.gps import without_gps
 from pipeline.pixels.sandbox import probe
 from pipeline.pixels.writer import why_not_back
 from pipeline.quality.scorer import Scores
-from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, PhotoHeader, encoded_to_table, photos_from_table
+from pipeline.records import (
+    METADATA_COLUMNS,
+    EncodedPhoto,
+    KeepOriginal,
+    Outcome,
+    PhotoHeader,
+    encoded_to_table,
+    photos_from_table,
+)
 from pipeline.stages.encode_settings import EncodeSettings
 from pipeline.stages.metrics import record_block
 from pipeline.stages.work import READ_S, BlockWork, where, with_work
@@ -253,9 +261,5 @@ def _with_header(row: EncodedPhoto, header: PhotoHeader) -> EncodedPhoto:
         height=header.height,
         mode=header.mode,
         orientation=header.orientation,
-        exif=header.metadata.exif,
-        icc=header.metadata.icc,
-        xmp=header.metadata.xmp,
-        iptc=header.metadata.iptc,
-        xmp_extended=header.metadata.xmp_extended,
+        **{name: getattr(header.metadata, name) for name in METADATA_COLUMNS},
     )
