@@ -54,7 +54,10 @@ KeepOriginal = Annotated[
 StripGps = Annotated[
     bool | None, typer.Option("--strip-gps", help="Leave GPS data out; files that would be kept and may hold some fail.")
 ]
-Quality = Annotated[int | None, typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp, jxl 1 to 100.")]
+Quality = Annotated[
+    int | None,
+    typer.Option(help="Of ditic-small 1 to 4, the default; of jpeg, avif, webp and jxl 1 to 100; jxl at 100 is lossless."),
+]
 MaxGpus = Annotated[int | None, typer.Option(help="GPUs that the cluster may grow to; by default those that it has.")]
 MaxHours = Annotated[float | None, typer.Option(help="Commit what is finished after so long, and stop with exit code 12.")]
 MaxCost = Annotated[float | None, typer.Option(help="The same, once the machines have cost so much; needs --price.")]

@@ -193,9 +193,9 @@ def _share(sample: str | None) -> float:
 
 
 def _decoder(options: CodecOptions) -> RowCheck:
-    from pipeline.restoration import decode_row
+    from pipeline.restoration import decode_row, file_of, is_whole
 
-    return lambda row: decode_row(row, options)
+    return lambda row: file_of(row, None) if is_whole(row) else decode_row(row, options)
 
 
 def _comparer(source: str, selection: Selection, *, checksum: bool) -> Comparer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.codecs.classical import FORMATS, stream_header
 from pipeline.entropy.container import CODEC_IDS, unpack
 from pipeline.errors import CorruptStreamError, UnknownModelError
+from pipeline.pixels.claims import read_claim
+from pipeline.pixels.jpeg_xl import holds_jpeg
 from pipeline.records import EncodedPhoto
 
 
@@ -16,6 +18,9 @@ def check_container(row: EncodedPhoto) -> None:
         UnknownModelError: the stream is of a codec that this program does not know.
     """
     stream = row.image or b""
+    if row.codec == "jxl" and holds_jpeg(stream):
+        _check_sides(stream, row)
+        return
     if row.codec in FORMATS:
         seen = stream_header(stream, row.codec)
         found = (row.codec, row.model, seen.width, seen.height)
@@ -27,3 +32,11 @@ def check_container(row: EncodedPhoto) -> None:
     if found != (row.codec, row.model, row.width, row.height):
         said = (row.codec, row.model, row.width, row.height)
         raise CorruptStreamError(f"the bitstream's header says {found}, the row {said} (codec, model, width, height)")
+
+
+def _check_sides(stream: bytes, row: EncodedPhoto) -> None:
+    """Compare the size of a JPEG that was transcoded, which is that before it is turned, with the row's."""
+    claim = read_claim(stream)
+    sides = None if claim is None else (claim.width, claim.height)
+    if sides not in ((row.width, row.height), (row.height, row.width)):
+        raise CorruptStreamError(f"the bitstream's header says {sides}, the row {(row.width, row.height)} (width, height)")

@@ -35,7 +35,7 @@ class KeepOriginal(StrEnum):
     KEPT = "kept"
     """What no codec may stand for is stored as its bytes."""
     ALWAYS = "always"
-    """And beside each bitstream its source file."""
+    """And beside each bitstream its source file, unless the bitstream gives that file back."""
 
 
 class SkipReason(StrEnum):

@@ -13,7 +13,9 @@ from pipeline.archive.lookup import find
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
 from pipeline.container_check import check_container
-from pipeline.errors import ArchiveDamagedError, PhotoarkError, PhotoError, StreamError
+from pipeline.errors import ArchiveDamagedError, CorruptStreamError, PhotoarkError, PhotoError, StreamError
+from pipeline.pixels.jpeg_xl import holds_jpeg, is_lossless
+from pipeline.pixels.sandbox import to_jpeg
 from pipeline.pixels.writer import write_photo
 from pipeline.pixels.xmp import marked
 from pipeline.records import METADATA_COLUMNS, EncodedPhoto, Outcome, PhotoMetadata
@@ -53,7 +55,10 @@ def restore(
         ArchiveDamagedError: its shard is.
     """
     row = find(Archive.open(archive) if isinstance(archive, str) else archive, key, with_original=original)
-    data = original_of(row) if original else file_of(row, decode_row(row, options), format=format)
+    if original:
+        data = original_of(row)
+    else:
+        data = file_of(row, None if is_whole(row, format) else decode_row(row, options), format=format)
     return RestoredPhoto(key=key, data=data, modified_at=row.modified_at, row=row)
 
 
@@ -62,16 +67,32 @@ def original_of(row: EncodedPhoto) -> bytes:
 
     Raises:
         PhotoError: they were not stored, or the row is a failure.
+        StreamError: the bitstream that they are made of is damaged.
         ArchiveDamagedError: they are not those that were read.
     """
     if row.outcome is Outcome.FAILED:
         raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+    if row.original is None and is_transcoded(row):
+        return _reconstructed(row)
     data = row.image if row.outcome is Outcome.KEPT else row.original
     if data is None:
         raise PhotoError("its own bytes were not stored; `encode --keep-original always` stores them", key=row.key)
-    if hashlib.sha256(data).hexdigest() != row.source_sha256:
-        raise ArchiveDamagedError("the stored file is not the one that was read (SHA-256)", key=row.key)
+    _check_sha256(row, data)
     return data
+
+
+def is_transcoded(row: EncodedPhoto) -> bool:
+    """Whether the bitstream of a row is a JPEG XL from which the source file itself can be made."""
+    return row.outcome is Outcome.ENCODED and row.codec == "jxl" and holds_jpeg(row.image or b"")
+
+
+def is_whole(row: EncodedPhoto, format: str | None = None) -> bool:
+    """Whether `file_of` gives the source's own bytes and needs no pixels.
+
+    Args:
+        format: Pillow's name of the container that is asked for; None for the source's. Kept files come as they are always.
+    """
+    return row.outcome is Outcome.KEPT or (is_transcoded(row) and format in (None, "JPEG", row.format))
 
 
 def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pixels | None:
@@ -131,10 +152,17 @@ def decode_batch(rows: Sequence[EncodedPhoto], options: CodecOptions = DEFAULT_O
 def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = None) -> bytes:
     """File of a row, given what `decode_row` made of it; one that a neural codec made says so in its XMP.
 
+    Args:
+        pixels: None where `is_whole` says that none are needed.
+
     Raises:
         PhotoError: the format cannot be written, or not with the photo's metadata.
+        CorruptStreamError: the source file cannot be made of the stream.
+        ArchiveDamagedError: what is made of it is not the source file.
     """
     if pixels is None:
+        if row.outcome is Outcome.ENCODED:
+            return _reconstructed(row)
         assert row.image is not None
         return row.image
     metadata = PhotoMetadata(**{name: getattr(row, name) for name in METADATA_COLUMNS})
@@ -144,7 +172,10 @@ def file_of(row: EncodedPhoto, pixels: Pixels | None, *, format: str | None = No
     # In another container than the source's it comes as displayed: who asks for one wants pixels, and not all readers turn.
     orientation = row.orientation if format == row.format else None
     try:
-        return write_photo(pixels, format=format, mode=row.mode or "RGB", metadata=metadata, orientation=orientation)
+        return write_photo(
+            pixels, format=format, mode=row.mode or "RGB", metadata=metadata, orientation=orientation,
+            lossless=format == row.format and row.codec == "jxl" and is_lossless(row.image or b""),
+        )  # fmt: skip
     except PhotoError as error:
         raise type(error)(error.message, key=row.key) from error
 
@@ -157,6 +188,21 @@ def decoder(codec: str, model: str | None, options: CodecOptions = DEFAULT_OPTIO
         UnknownModelError: the codec or its weights are not installed.
     """
     return decoder_for(codec, model, options)
+
+
+def _reconstructed(row: EncodedPhoto) -> bytes:
+    """The source file of a row that is transcoded."""
+    try:
+        data = to_jpeg(row.image or b"")
+    except PhotoError as error:
+        raise CorruptStreamError(f"the {row.codec} stream cannot be decoded: {error.message}", key=row.key) from error
+    _check_sha256(row, data)
+    return data
+
+
+def _check_sha256(row: EncodedPhoto, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != row.source_sha256:
+        raise ArchiveDamagedError("the stored file is not the one that was read (SHA-256)", key=row.key)
 
 
 def _is_consistent(row: EncodedPhoto) -> bool:

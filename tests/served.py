@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.codecs.registry import get_codec
+from pipeline.codecs.base import Transcoder
+from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome
@@ -118,4 +120,16 @@ def kept(key: str, data: bytes, format: str | None = None) -> EncodedPhoto:
     return EncodedPhoto(
         key=key, image=data, codec="original", model=None, outcome=Outcome.KEPT, source_uri=f"{SECRET_PLACE}/{key}",
         source_bytes=len(data), format=format,
+    )  # fmt: skip
+
+
+def transcoded(key: str, data: bytes) -> EncodedPhoto:
+    """The row of a JPEG file that JPEG XL took whole, as `photoark encode --codec jxl --quality 100` makes it."""
+    codec, header = get_codec("jxl", CodecOptions(quality=100)), probe(data)
+    assert isinstance(codec, Transcoder)
+    stream = codec.transcode(data, num_pixels=header.width * header.height)
+    return EncodedPhoto(
+        key=key, image=stream, codec="jxl", model=None, outcome=Outcome.ENCODED, source_uri=f"{SECRET_PLACE}/{key}",
+        source_bytes=len(data), source_sha256=hashlib.sha256(data).hexdigest(), format="JPEG", mode=header.mode,
+        width=header.width, height=header.height,
     )  # fmt: skip

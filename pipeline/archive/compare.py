@@ -19,6 +19,7 @@ SOURCE_COLUMNS = (
     "outcome",
     "reason",
     "same_as",
+    "format",
     "source_uri",
     "source_bytes",
     "source_sha256",

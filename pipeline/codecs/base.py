@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
 
 Pixels = NDArray[np.uint8]
 """One photo: H x W x 3, RGB, 0..255, as displayed."""
@@ -53,4 +55,23 @@ class Codec(Protocol):
         Raises:
             CorruptStreamError: a stream is damaged.
             UnknownModelError: a stream was made by other weights.
+        """
+
+
+@runtime_checkable
+class Transcoder(Protocol):
+    """A codec that can also make its stream of a file, so that the very same file comes back."""
+
+    def takes(self, file: bytes) -> bool:
+        """Whether it transcodes files of this format."""
+
+    def transcode(self, file: bytes, *, num_pixels: int, limits: PixelLimits = DEFAULT_LIMITS) -> bytes:
+        """Return the stream of a file, after the file was made of the stream again and was the same.
+
+        Args:
+            num_pixels: of the file, by its header.
+
+        Raises:
+            UnsupportedPhotoError: the file is beyond the limits, or does not come back bit for bit.
+            UnreadablePhotoError: it is damaged, or of a kind that cannot be transcoded.
         """

@@ -1,21 +1,24 @@
 """JPEG, AVIF, WebP and JPEG XL through Pillow: baselines, and what a photo falls back to. Streams are plain image files.
 
-They are decoded as other files are, in a process of its own (`sandbox`): an archive may come from anywhere.
+They are decoded as other files are, in a process of its own (`sandbox`): an archive may come from anywhere. At quality 100
+JPEG XL is lossless, and takes JPEG files as they are (`pixels.jpeg_xl`).
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
 from pipeline.codecs.base import CodecInfo, Pixels
+from pipeline.codecs.registry import LOSSLESS_JXL
 from pipeline.errors import CorruptStreamError, PhotoError, SettingError, UnsupportedPhotoError
-from pipeline.pixels.probe import DEFAULT_LIMITS
-from pipeline.pixels.sandbox import probe, read_pixels
+from pipeline.pixels import jpeg_xl
+from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox import probe, read_pixels, to_jpeg, to_jpeg_xl
 from pipeline.records import PhotoHeader
 
 
@@ -36,18 +39,19 @@ FORMATS = {
 
 
 class PillowCodec:
-    """One of `FORMATS` at a quality."""
+    """One of `FORMATS` at a quality; `pillow_codec` makes it."""
 
     def __init__(self, name: str, *, quality: int | None = None) -> None:
         """Choose format and quality.
 
         Args:
-            quality: 1 (small) to 100 (near lossless); None for the format's usual one.
+            quality: 1 (small) to 100 (near lossless; lossless for jxl); None for the format's usual one.
 
         Raises:
             SettingError: the quality is out of range.
         """
         self._format = FORMATS[name]
+        self._options = self._format.options
         self.quality = self._format.default_quality if quality is None else quality
         if not 1 <= self.quality <= 100:
             raise SettingError(f"quality {quality} of {name} must be between 1 and 100")
@@ -57,7 +61,7 @@ class PillowCodec:
 
     def at(self, quality: int | None) -> PillowCodec:
         """See `Codec.at`."""
-        return PillowCodec(self.info.name, quality=quality)
+        return pillow_codec(self.info.name, quality)
 
     def encode(self, images: Sequence[Pixels]) -> list[bytes]:
         """One file a photo; see `Codec.encode`.
@@ -79,15 +83,49 @@ class PillowCodec:
                 f"{self.info.name} streams of more than {DEFAULT_LIMITS.max_pixels} pixels are not read"
             )
         buffer = io.BytesIO()
-        options = self._format.options
-        Image.fromarray(image).save(buffer, format=self._format.pillow_name, quality=self.quality, **options)
+        Image.fromarray(image).save(buffer, format=self._format.pillow_name, quality=self.quality, **self._options)
         return buffer.getvalue()
 
     def _decode(self, stream: bytes) -> Pixels:
         try:
+            if self.info.name == "jxl" and jpeg_xl.holds_jpeg(stream):
+                return _pixels_of_jpeg(to_jpeg(stream))
             return read_pixels(stream, stream_header(stream, self.info.name))
         except PhotoError as error:
             raise CorruptStreamError(f"the {self.info.name} stream cannot be decoded: {error.message}") from error
+
+
+class LosslessJpegXL(PillowCodec):
+    """JPEG XL at quality 100: lossless from pixels, and reversible from JPEG files (`Transcoder`)."""
+
+    def __init__(self) -> None:
+        super().__init__("jxl", quality=LOSSLESS_JXL)
+        self._options = {"lossless": True}
+
+    def takes(self, file: bytes) -> bool:
+        """See `Transcoder.takes`."""
+        return file.startswith(b"\xff\xd8\xff")
+
+    def transcode(self, file: bytes, *, num_pixels: int, limits: PixelLimits = DEFAULT_LIMITS) -> bytes:
+        """See `Transcoder.transcode`."""
+        # Streams are read with the default limits, wherever that is.
+        max_pixels = min(limits.max_pixels, DEFAULT_LIMITS.max_pixels)
+        max_bytes = min(limits.max_bytes, DEFAULT_LIMITS.max_bytes)
+        if num_pixels > max_pixels or len(file) > max_bytes:
+            raise UnsupportedPhotoError(f"it has more than {max_pixels} pixels or {max_bytes} bytes")
+        stream = to_jpeg_xl(file, num_pixels=num_pixels, limits=limits)
+        if not jpeg_xl.holds_jpeg(stream) or to_jpeg(stream) != file:
+            raise UnsupportedPhotoError("the file does not come back bit for bit from its JPEG XL")
+        return stream
+
+
+def pillow_codec(name: str, quality: int | None = None) -> PillowCodec:
+    """One of `FORMATS` at a quality.
+
+    Raises:
+        SettingError: the quality is out of range.
+    """
+    return LosslessJpegXL() if (name, quality) == ("jxl", LOSSLESS_JXL) else PillowCodec(name, quality=quality)
 
 
 def stream_header(stream: bytes, codec: str) -> PhotoHeader:
@@ -104,3 +142,16 @@ def stream_header(stream: bytes, codec: str) -> PhotoHeader:
         found = header.unsupported or f"a {header.format} file"
         raise CorruptStreamError(f"the {codec} stream is none that was written here: {found}")
     return header
+
+
+def _pixels_of_jpeg(file: bytes) -> Pixels:
+    """Pixels of a file that was transcoded.
+
+    Raises:
+        PhotoError: it cannot be decoded, or is too large.
+    """
+    header = probe(file)
+    if header.width * header.height > DEFAULT_LIMITS.max_pixels:
+        raise UnsupportedPhotoError(header.unsupported or "too many pixels")
+    # What the file holds beside its first picture is no reason to refuse that picture.
+    return read_pixels(file, replace(header, unsupported=None))

@@ -28,6 +28,8 @@ class CodecOptions:
 DEFAULT_OPTIONS = CodecOptions()
 SHIPPED_CODEC = "ditic-small"
 """The neural codec whose weights come with the package."""
+LOSSLESS_JXL = 100
+"""Quality at which JPEG XL loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,11 @@ def uses_gpu(name: str) -> bool:
 def is_generative(name: str) -> bool:
     """Whether a codec synthesises detail, as its `CodecInfo.generative` says, without making it."""
     return _CODECS.get(name) in _GENERATIVE
+
+
+def transcoded_formats(name: str, quality: int | None) -> frozenset[str]:
+    """Pillow's names of the formats whose files a codec takes whole (`pipeline.codecs.base.Transcoder`), without making it."""
+    return frozenset({"JPEG", "MPO"}) if (name, quality) == ("jxl", LOSSLESS_JXL) else frozenset()
 
 
 def get_codec(name: str, options: CodecOptions = DEFAULT_OPTIONS) -> Codec:
@@ -161,9 +168,9 @@ def decoder_for(name: str, model: str | None, options: CodecOptions = DEFAULT_OP
 
 
 def _classical(name: str, options: CodecOptions) -> Codec:
-    from pipeline.codecs.classical import PillowCodec
+    from pipeline.codecs.classical import pillow_codec
 
-    return PillowCodec(name, quality=options.quality)
+    return pillow_codec(name, options.quality)
 
 
 def _original(name: str, options: CodecOptions) -> Codec:

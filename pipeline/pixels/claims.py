@@ -14,6 +14,8 @@ _JXL_CODESTREAM = b"\xff\x0a"
 _JXL_CONTAINER = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _JXL_SIDES = ((1, 9), (1, 13), (1, 18), (1, 30))
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_JXL_BIT_DEPTHS = ((8, 0), (10, 0), (12, 0), (1, 6))
+_JXL_EXTRA_CHANNELS = ((0, 0), (1, 0), (2, 4), (1, 12))
 _PREVIEW_SIDES = ((1, 6), (65, 8), (321, 10), (1345, 12))
 _PREVIEW_EIGHTHS = ((16, 0), (32, 0), (1, 5), (33, 9))
 
@@ -27,6 +29,8 @@ class Claim:
     width: int
     height: int
     is_animated: bool
+    is_lossless: bool = False
+    """Of a JPEG XL file without previews, extra channels or animation: it may be, since its colours are not stored as XYB."""
 
 
 def read_claim(data: bytes) -> Claim | None:
@@ -82,15 +86,27 @@ def _jxl_codestream(data: bytes) -> bytes | None:
 def _jxl(codestream: bytes) -> Claim:
     bits = _Bits(codestream)
     width, height = _jxl_size(bits)
+    if bits.read(1):  # all of the metadata is at its default
+        return Claim(format="JXL", width=width, height=height, is_animated=False)
     is_animated = False
-    if not bits.read(1) and bits.read(1):  # neither all at its default, nor without the fields that follow
+    if bits.read(1):
         bits.read(3)  # orientation
         if bits.read(1):
             _jxl_size(bits)  # the size to show it at
         if bits.read(1):
             _skip_preview(bits)
         is_animated = bool(bits.read(1))
-    return Claim(format="JXL", width=width, height=height, is_animated=is_animated)
+    is_lossless = not is_animated and _has_exact_colours(bits)
+    return Claim(format="JXL", width=width, height=height, is_animated=is_animated, is_lossless=is_lossless)
+
+
+def _has_exact_colours(bits: _Bits) -> bool:
+    """Whether integer samples without extra channels are stored in the image's own colour space, not as XYB."""
+    is_float = bits.read(1)
+    bits.choice(_JXL_BIT_DEPTHS)
+    bits.read(1)  # whether 16 bits suffice to compute with
+    num_extra_channels = bits.choice(_JXL_EXTRA_CHANNELS)
+    return not is_float and num_extra_channels == 0 and not bits.read(1)
 
 
 def _jxl_size(bits: _Bits) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The process that `sandbox` decodes in: reads requests from a socket until the other end closes it.
 
     request   12 bytes: length of the JSON (uint32), length of the file (uint64); the JSON; the file
-    reply     the same: JSON, and what goes with it (metadata blocks)
+    reply     the same: JSON, and what goes with it (metadata blocks; the other file, of a JPEG as JPEG XL and back)
 
 Pixels do not travel: a request for them brings a piece of shared memory, which is filled. Neither side unpickles anything.
 Nothing heavy is imported here: a decoder should start in a fraction of a second.
@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
+from pipeline.pixels import jpeg_xl
 from pipeline.pixels.confinement import confine
 from pipeline.pixels.probe import PixelLimits, probe
 from pipeline.pixels.reader import open_upright
@@ -69,6 +70,10 @@ def _answer(request: dict[str, Any], data: bytes, descriptors: list[int]) -> tup
     try:
         if request["do"] == "probe":
             return _probed(probe(data, limits=PixelLimits(**request["limits"]), is_stream=request["is_stream"]))
+        if request["do"] == "to_jpeg_xl":
+            return {}, jpeg_xl.to_jpeg_xl(data)
+        if request["do"] == "to_jpeg":
+            return {}, jpeg_xl.to_jpeg(data)
         width, height = request["width"], request["height"]
         _fill(descriptors[0], data, width, height, request["orientation"])
     except UnsupportedPhotoError as error:

@@ -1,6 +1,8 @@
-"""`probe` and `read_pixels` for files that nobody vouches for: in another process, with bounds of time and memory.
+"""`probe`, `read_pixels`, `to_jpeg_xl` and `to_jpeg` for files that nobody vouches for: in another process, with bounds of time
+and memory.
 
-    file -> socket -> decoder process: Pillow, libheif, libavif, libjxl, libwebp -> header (JSON), or shared memory of pixels
+    file -> socket -> decoder process: Pillow, libheif, libavif, libjxl, libwebp -> header (JSON), or shared memory of pixels,
+                                                                                    or another file
 
 A file that crashes a decoder, or that takes it too long or too much memory, costs that process and is an
 `UnreadablePhotoError`. There are as many processes as threads that decode at once. They start when they are first needed,
@@ -50,9 +52,8 @@ def probe(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, is_stream: bool 
         UnreadablePhotoError: no image, or its header crashes the decoder or takes it too long or too much memory.
         PhotoarkError: no decoder process can be started.
     """
-    claim = read_claim(data)
-    num_pixels = 0 if claim is None else min(claim.width * claim.height, limits.max_pixels)
-    told, extra = _ask({"do": "probe", "limits": asdict(limits), "is_stream": is_stream}, data, num_pixels, limits)
+    request = {"do": "probe", "limits": asdict(limits), "is_stream": is_stream}
+    told, extra = _ask(request, data, _num_pixels_claimed(data, limits), limits)
     resolution = told.pop("resolution")
     blocks = {}
     for name, length in told.pop("metadata").items():
@@ -85,9 +86,37 @@ def read_pixels(data: bytes, header: PhotoHeader | None = None, *, limits: Pixel
     return np.frombuffer(pixels, np.uint8).reshape(header.height, header.width, 3)
 
 
+def to_jpeg_xl(data: bytes, *, limits: PixelLimits = DEFAULT_LIMITS, num_pixels: int) -> bytes:
+    """See `pipeline.pixels.jpeg_xl.to_jpeg_xl`.
+
+    Args:
+        num_pixels: of the file, by its header.
+
+    Raises:
+        UnreadablePhotoError: it cannot be transcoded, or that crashes the process or takes it too long or too much memory.
+        PhotoarkError: no decoder process can be started.
+    """
+    return _ask({"do": "to_jpeg_xl"}, data, num_pixels, limits)[1]
+
+
+def to_jpeg(stream: bytes, *, limits: PixelLimits = DEFAULT_LIMITS) -> bytes:
+    """See `pipeline.pixels.jpeg_xl.to_jpeg`.
+
+    Raises:
+        UnreadablePhotoError: it is damaged, or crashes the process or takes it too long or too much memory.
+        PhotoarkError: no decoder process can be started.
+    """
+    return _ask({"do": "to_jpeg"}, stream, _num_pixels_claimed(stream, limits), limits)[1]
+
+
 def end_processes() -> None:
     """End the decoder processes that are idle; the next file starts one again."""
     _DECODERS.end()
+
+
+def _num_pixels_claimed(data: bytes, limits: PixelLimits) -> int:
+    claim = read_claim(data)
+    return 0 if claim is None else min(claim.width * claim.height, limits.max_pixels)
 
 
 def _ask(

@@ -32,6 +32,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90, "subsampling": "4:4:4"},
     "HEIF": {"quality": 90, "chroma": 444},
 }
+_LOSSLESS_OPTIONS: dict[str, dict[str, Any]] = {
+    "WEBP": {"lossless": True, "quality": 100, "method": 4},
+    "HEIF": {"quality": -1, "chroma": 444, "matrix_coefficients": 0},
+    # Nearest: its conversion of colours rounds, by two levels at most.
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+}
 WRITABLE_FORMATS = frozenset(_OPTIONS)
 """Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
 _INSTEAD = "; restore with --format PNG"
@@ -39,7 +45,13 @@ _WITHOUT_GREY = frozenset({"WEBP"})
 
 
 def write_photo(
-    pixels: NDArray[np.uint8], *, format: str, mode: str, metadata: PhotoMetadata, orientation: int | None = None
+    pixels: NDArray[np.uint8],
+    *,
+    format: str,
+    mode: str,
+    metadata: PhotoMetadata,
+    orientation: int | None = None,
+    lossless: bool = False,
 ) -> bytes:
     """Encode H x W x 3 RGB pixels as a file.
 
@@ -50,6 +62,7 @@ def write_photo(
         orientation: 1 to 8, as `metadata` has it: the pixels are turned back to how the source stored them, and EXIF with its
             thumbnail and maker notes stays as it was. None: they are stored as displayed, and the orientation becomes 1; always
             so where the container itself says which way is up.
+        lossless: keep the pixels as they are, in any format but JPEG and AVIF.
 
     Raises:
         UnsupportedPhotoError: nothing here writes this format, or it cannot hold the metadata.
@@ -66,7 +79,8 @@ def write_photo(
     if mode == "L" and format in _WITHOUT_GREY and (metadata.icc or b"")[16:20] == b"GRAY":
         raise UnsupportedPhotoError(f"a {format} file cannot be grey, and its colour profile is{_INSTEAD}")
     metadata = in_parts_of(format, metadata)
-    options = _OPTIONS[format] | (save_options(format, metadata) if format != "TIFF" else {})
+    chosen = _LOSSLESS_OPTIONS.get(format, _OPTIONS[format]) if lossless else _OPTIONS[format]
+    options = chosen | (save_options(format, metadata) if format != "TIFF" else {})
     if format == "AVIF" and image.mode == "L":
         options["subsampling"] = "4:0:0"
     is_hidden = format == "AVIF" and "exif" in options

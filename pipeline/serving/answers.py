@@ -31,8 +31,8 @@ from pipeline.records import EncodedPhoto, Outcome
 
 RETRY_AFTER_S = 2
 _MEDIA_TYPES = {
-    "JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "TIFF": "image/tiff", "AVIF": "image/avif",
-    "HEIF": "image/heif", "GIF": "image/gif", "BMP": "image/bmp", "JXL": "image/jxl",
+    "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "TIFF": "image/tiff",
+    "AVIF": "image/avif", "HEIF": "image/heif", "GIF": "image/gif", "BMP": "image/bmp", "JXL": "image/jxl",
 }  # fmt: skip
 _PROGRAMS = ("photoark", "torch", "pillow", "pillow-heif")
 """What the bytes of a restored file depend on."""

@@ -33,6 +33,7 @@ from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions
 from pipeline.errors import ArchiveDamagedError, PhotoarkError, SettingError, redacted
 from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.records import EncodedPhoto, Outcome
+from pipeline.restoration import file_of, is_whole
 from pipeline.serving.answers import (
     Problem,
     entity_tag,
@@ -123,6 +124,8 @@ class PhotoServer:
             raise ArchiveDamagedError("the row holds neither a bitstream nor a file", key=row.key)
         if row.outcome is Outcome.KEPT:
             return row.image
+        if is_whole(row, format):
+            return await run_in_threadpool(file_of, row, None)
         return await asyncio.wrap_future(self.decoding.submit(row, format))
 
     def _samples(self) -> list[EncodedPhoto]:

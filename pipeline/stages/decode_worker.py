@@ -16,7 +16,7 @@ from pipeline.errors import AlreadyExistsError, PathConflictError, PhotoarkError
 from pipeline.logs import about
 from pipeline.names import flat_path, restored_path
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
-from pipeline.restoration import batches, decode_batch, decode_row, file_of, original_of
+from pipeline.restoration import batches, decode_batch, decode_row, file_of, is_whole, original_of
 from pipeline.stages.metrics import record_restored
 from pipeline.stages.work import ATTEMPT, STAGE, attempt
 from pipeline.storage import Storage
@@ -63,8 +63,8 @@ class DecodeWorker:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Restore each row; an error becomes the row's reason."""
         rows = encoded_from_table(table)
-        encoded = [row for row in rows if row.outcome is Outcome.ENCODED and not self._settings.original]
-        others = [row for row in rows if row.outcome is not Outcome.ENCODED or self._settings.original]
+        encoded = [row for row in rows if self._needs_pixels(row)]
+        others = [row for row in rows if not self._needs_pixels(row)]
         written = [self._threads.submit(self._write, row, None) for row in others]
         for batch in batches(encoded, max_pixels=self._settings.max_pixels):
             with self._codec_lock:
@@ -80,8 +80,11 @@ class DecodeWorker:
         )
         return results
 
+    def _needs_pixels(self, row: EncodedPhoto) -> bool:
+        return not self._settings.original and row.outcome is Outcome.ENCODED and not is_whole(row, self._settings.format)
+
     def _file_of(self, row: EncodedPhoto, pixels: Pixels | None) -> bytes:
-        if pixels is None:
+        if pixels is None and not is_whole(row, self._settings.format):
             pixels = decode_row(row, self._settings.options)
         return file_of(row, pixels, format=self._settings.format)
 

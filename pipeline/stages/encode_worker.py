@@ -8,23 +8,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.codecs.base import Codec, Pixels
+from pipeline.codecs.base import Codec, Pixels, Transcoder
 from pipeline.codecs.points import CodecAt
-from pipeline.errors import PhotoarkError, PhotoError
+from pipeline.errors import PhotoError
 from pipeline.file_kinds import claims_to_be_photo, is_raw
 from pipeline.logs import about
 from pipeline.pixels.gps import may_hold_gps as holds_gps
 from pipeline.pixels.gps import without_gps
+from pipeline.pixels.jpeg_xl import holds_jpeg
 from pipeline.pixels.sandbox import probe
 from pipeline.pixels.writer import why_not_back
 from pipeline.quality.scorer import Scores
@@ -39,10 +39,10 @@ from pipeline.records import (
 )
 from pipeline.stages.encode_settings import EncodeSettings
 from pipeline.stages.metrics import record_block
+from pipeline.stages.trial import Refusal, try_images
 from pipeline.stages.work import READ_S, BlockWork, where, with_work
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -50,7 +50,10 @@ class _Job:
     """One photo on its way through the worker."""
 
     row: EncodedPhoto
+    data: bytes | None = None
+    """The file; None where it could not be read."""
     pixels: Pixels | None = None
+    """None once the row is made."""
     refusals: list[str] = field(default_factory=list)
     """Why the rungs so far did not do."""
     stage: str = "keep"
@@ -101,11 +104,10 @@ class EncodeWorker:
         started_s = time.perf_counter()
         companions = [photo.companion_of for photo in photos]
         jobs = list(self._threads.map(self._prepare, empty, (extra["data"] for extra in extras), companions))
-        data = {photo.key: extra["data"] for photo, extra in zip(photos, extras, strict=True)}
         prepared_s = time.perf_counter()
         with self._codec_lock:
             codec_started_at, codec_started_s = time.time(), time.perf_counter()
-            self._encode_all([job for job in jobs if job.pixels is not None], data)
+            self._encode_all([job for job in jobs if job.pixels is not None])
             codec_s = time.perf_counter() - codec_started_s
         at = datetime.now(UTC)
         rows = [replace(job.row, encoded_at=at, encoder=self._encoder) for job in jobs]
@@ -141,13 +143,19 @@ class EncodeWorker:
             row = _with_header(row, header)
             if self._rungs[0][1].info.takes_files:
                 return _Job(self._kept(row, data, None, recipe=self._recipe.refused))
-            if header.unsupported:
-                return _Job(self._kept(row, data, header.unsupported))
-            if reason := why_not_back(header):
-                return _Job(self._kept(row, data, reason))
+            job = _Job(row, data)
+            # A codec that takes the file needs no pixels; where they must not stand for the file, no other codec may serve.
+            reason = header.unsupported or why_not_back(header)
+            for rung, codec in self._rungs if reason else self._rungs[:1]:
+                if self._transcode(rung, codec, job):
+                    return job
+            if reason:
+                recipe = self._recipe.refused if job.refusals else None
+                return _Job(self._kept(row, data, "; ".join([reason, *job.refusals]), recipe=recipe))
             stage = "pixels"
             with about(key=row.key, stage=stage):
-                return _Job(row, self._settings.read_pixels(data, header, limits=self._settings.limits))
+                job.pixels = self._settings.read_pixels(data, header, limits=self._settings.limits)
+            return job
         except PhotoError as error:
             if stage == "probe" and not claims_to_be_photo(row.key, data):
                 return _Job(self._kept(row, data, f"not a photo: {error.message}", may_hold_gps=True))
@@ -155,16 +163,27 @@ class EncodeWorker:
         except MemoryError:
             return _Job(self._kept(row, data, "too large to decode in the memory of this machine"))
 
-    def _encode_all(self, jobs: Sequence[_Job], data: dict[str, bytes]) -> None:
-        for rung, codec in self._rungs:
+    def _encode_all(self, jobs: Sequence[_Job]) -> None:
+        for i, (rung, codec) in enumerate(self._rungs):
+            left = [job for job in jobs if job.pixels is not None]
+            if i > 0:
+                left = [job for job in left if not self._transcode(rung, codec, job)]
+            if isinstance(codec, Transcoder):
+                # Made of its pixels, such a file would not come back as it was.
+                left = [job for job in left if not (job.data and codec.takes(job.data) and self._may_stand(job.data))]
             if not codec.info.takes_files:
-                self._try_rung(rung, codec, [job for job in jobs if job.pixels is not None])
+                self._try_rung(rung, codec, left)
         for job in jobs:
+            assert job.data is not None
             if job.pixels is not None:
                 reason, recipe = "; ".join(job.refusals), self._recipe.refused
-                job.row, job.pixels = self._kept(job.row, data[job.row.key], reason, recipe=recipe), None
-            elif job.row.outcome is Outcome.ENCODED and self._settings.keep_original is KeepOriginal.ALWAYS:
-                job.row = replace(job.row, original=data[job.row.key])
+                job.row, job.pixels = self._kept(job.row, job.data, reason, recipe=recipe), None
+            elif self._settings.keep_original is KeepOriginal.ALWAYS and not holds_jpeg(job.row.image or b""):
+                job.row = replace(job.row, original=job.data)
+
+    def _may_stand(self, data: bytes) -> bool:
+        """Whether a file's own bytes may be stored."""
+        return self._settings.keep_original is not KeepOriginal.NEVER and not (self._settings.strip_gps and holds_gps(data))
 
     def _kept(
         self, row: EncodedPhoto, data: bytes, reason: str | None, *, recipe: str | None = None, may_hold_gps: bool | None = None
@@ -182,75 +201,56 @@ class EncodeWorker:
         recipe = recipe or self._recipe.unsupported
         return replace(row, outcome=Outcome.KEPT, image=data, codec="original", model=None, reason=reason, recipe=recipe)
 
+    def _transcode(self, rung: CodecAt, codec: Codec, job: _Job) -> bool:
+        """Let a codec that can take a file do so; the file then comes back bit for bit, so that no gate measures it.
+
+        Returns:
+            Whether the row is made; if not, and the codec could have taken the file, `job.refusals` says why it did not.
+        """
+        assert job.data is not None
+        if not isinstance(codec, Transcoder) or not codec.takes(job.data):
+            return False
+        if self._settings.strip_gps and holds_gps(job.data):  # which would travel in the stream
+            return False
+        num_pixels = (job.row.width or 0) * (job.row.height or 0)
+        try:
+            with about(key=job.row.key, stage="encode"):
+                stream = codec.transcode(job.data, num_pixels=num_pixels, limits=self._settings.limits)
+        except PhotoError as error:
+            job.refusals.append(f"{rung} cannot take the file whole: {error.message}")
+            return False
+        return self._take(rung, codec, job, stream, {})
+
     def _try_rung(self, rung: CodecAt, codec: Codec, jobs: Sequence[_Job]) -> None:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
-        # All at once: which of them go through the networks together is the codec's to choose.
         images = [job.pixels for job in jobs if job.pixels is not None]
-        streams = _each(codec.encode, images, f"{rung} could not encode it", "encode")
-        measured = self._measured(rung, codec, images, streams)
-        for job, stream, scores in zip(jobs, streams, measured, strict=True):
-            if isinstance(scores, _Refused):
-                job.refusals.append(scores.reason)
-                # Refusing is what a gate is for; to fail is not what a codec is for.
-                log.log(
-                    logging.DEBUG if scores.stage == "gate" else logging.WARNING, "a codec may not stand for this photo",
-                    extra={"key": job.row.key, "stage": scores.stage, "codec": str(rung), "reason": scores.reason},
-                )  # fmt: skip
+        for job, trial in zip(jobs, try_images(rung, codec, images, self._settings.gate, self._scorer), strict=True):
+            if not isinstance(trial, Refusal):
+                self._take(rung, codec, job, trial.stream, trial.scores)
                 continue
-            assert isinstance(stream, bytes)
-            assert job.row.width and job.row.height
-            job.row = replace(
-                job.row, outcome=Outcome.ENCODED, image=stream, codec=codec.info.name, model=codec.info.model,
-                reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / (job.row.width * job.row.height),
-                psnr=scores.get("psnr"), ms_ssim=scores.get("ms_ssim"), ssimulacra2=scores.get("ssimulacra2"),
-                perceptual=scores.get("perceptual"), lpips=scores.get("lpips"), dists=scores.get("dists"),
-                recipe=self._recipe.encoded,
+            job.refusals.append(trial.reason)
+            # A gate is there to refuse; a codec is not there to fail.
+            log.log(
+                logging.DEBUG if trial.stage == "gate" else logging.WARNING, "a codec may not stand for this photo",
+                extra={"key": job.row.key, "stage": trial.stage, "codec": str(rung), "reason": trial.reason},
             )  # fmt: skip
-            job.pixels = None
 
-    def _measured(
-        self, rung: CodecAt, codec: Codec, images: Sequence[Pixels], streams: Sequence[bytes | _Refused]
-    ) -> list[Scores | _Refused]:
-        """Of each stream, decoded again: its scores, or why it may not stand for its photo; none where nothing is asked."""
-        found: list[Scores | _Refused] = [stream if isinstance(stream, _Refused) else {} for stream in streams]
-        if self._scorer is None:
-            return found
-        there = [i for i, stream in enumerate(streams) if isinstance(stream, bytes)]
-        decoded = _each(codec.decode, [streams[i] for i in there], f"{rung} could not decode it", "decode")
-        for i, image in zip(there, decoded, strict=True):
-            if isinstance(image, _Refused):
-                found[i] = image
-                continue
-            (scores,) = _each(self._scored, [(images[i], image)], f"{rung} could not be measured", "measure")
-            refusal = None if isinstance(scores, _Refused) else self._settings.gate.refusal(scores)
-            found[i] = _Refused(f"{rung}: {refusal}", "gate") if refusal else scores
-        return found
-
-    def _scored(self, pairs: Sequence[tuple[Pixels, Pixels]]) -> list[Scores]:
-        assert self._scorer is not None
-        return [self._scorer.measure(original, decoded) for original, decoded in pairs]
-
-
-def _each(
-    run: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any], what_failed: str, stage: str
-) -> list[T | _Refused]:
-    """`run` on all items; a batch that fails is halved until the item that fails stands alone."""
-    if not items:
-        return []
-    try:
-        return list(run(items))
-    except Exception as error:
-        if len(items) > 1:
-            middle = len(items) // 2
-            return _each(run, items[:middle], what_failed, stage) + _each(run, items[middle:], what_failed, stage)
-        message = error.message if isinstance(error, PhotoarkError) else f"{type(error).__name__}: {error}"
-        return [_Refused(f"{what_failed}: {message}", stage)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    reason: str
-    stage: str
+    def _take(self, rung: CodecAt, codec: Codec, job: _Job, stream: bytes, scores: Scores) -> bool:
+        """Let `stream` stand for its photo, unless it is no smaller than the file and the file may stand; returns whether."""
+        assert job.data is not None
+        if len(stream) >= len(job.data) and self._may_stand(job.data):
+            job.refusals.append(f"{rung} made {len(stream)} bytes of {len(job.data)}")
+            return False
+        num_pixels = (job.row.width or 0) * (job.row.height or 0)
+        job.row = replace(
+            job.row, outcome=Outcome.ENCODED, image=stream, codec=codec.info.name, model=codec.info.model,
+            reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / num_pixels,
+            psnr=scores.get("psnr"), ms_ssim=scores.get("ms_ssim"), ssimulacra2=scores.get("ssimulacra2"),
+            perceptual=scores.get("perceptual"), lpips=scores.get("lpips"), dists=scores.get("dists"),
+            recipe=self._recipe.encoded,
+        )  # fmt: skip
+        job.pixels = None
+        return True
 
 
 def _with_header(row: EncodedPhoto, header: PhotoHeader) -> EncodedPhoto:

@@ -2,7 +2,7 @@
 
     encoded   ladder [gate=...] [keep=always] [strip-gps]   avif:60   ditic-small:3@a9cc03f4a08e03f4,avif:60 gate=ms_ssim=0.95
     kept      ladder [gate=...] [strip-gps]                 no rung could stand for the photo, or `original` was asked for
-              any [strip-gps]                               no codec takes such a file, whatever the ladder
+              any [strip-gps]                               no codec takes such a file (but see `Recipe.transcodes`)
 
 A row holds only what it depends on, so that a job with another ladder does not encode again what no codec takes.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.codecs.points import CodecAt
-from pipeline.codecs.registry import CodecOptions, signature
+from pipeline.codecs.registry import CodecOptions, signature, transcoded_formats
 from pipeline.quality.gate import Gate
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome
 
@@ -34,6 +34,8 @@ class Recipe:
     """Whether files are kept as their bytes at all."""
     codecs: frozenset[tuple[str, str | None]]
     """Codec and model of each rung, for rows that record no recipe."""
+    transcodes: frozenset[str]
+    """Formats of files that a rung takes whole; others keep some of them as `unsupported`."""
 
     def made(self, row: EncodedPhoto) -> bool | None:
         """Whether this recipe makes `row`, which did not fail, of the same file.
@@ -43,6 +45,8 @@ class Recipe:
         """
         if row.outcome is Outcome.KEPT and not self.keeps:
             return False
+        if row.outcome is Outcome.KEPT and row.format in self.transcodes:
+            return row.recipe == self.refused
         if row.recipe is None and row.outcome is Outcome.KEPT:
             # `original` alone keeps a file without a reason.
             return self.refused == "original" if row.reason is None else None
@@ -70,4 +74,5 @@ def recipe_of(rungs: Sequence[CodecAt], options: CodecOptions, *, gate: Gate, ke
         unsupported=" ".join([_ANY, *stripped]),
         keeps=keep is not KeepOriginal.NEVER,
         codecs=frozenset((found.codec, found.model) for found in signatures),
+        transcodes=frozenset().union(*(transcoded_formats(found.codec, found.quality) for found in signatures)),
     )

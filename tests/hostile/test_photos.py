@@ -80,6 +80,23 @@ def test_every_truncation_is_an_error_or_whole(samples: dict[str, bytes]) -> Non
                 continue
 
 
+def test_mutated_jpegs_are_transcoded_bit_for_bit_or_refused_and_so_are_mutated_streams(samples: dict[str, bytes]) -> None:
+    rng, ends = random.Random(7), Counter[str]()
+    stream = sandbox.to_jpeg_xl(samples["jpeg"], num_pixels=48 * 40)
+    for _ in range(400):
+        file = mutated(samples["jpeg"], rng)
+        try:
+            ends["same" if sandbox.to_jpeg(sandbox.to_jpeg_xl(file, num_pixels=48 * 40)) == file else "other"] += 1
+        except UnreadablePhotoError:
+            ends["refused"] += 1
+        try:
+            sandbox.to_jpeg(mutated(stream, rng))
+            ends["made"] += 1
+        except UnreadablePhotoError:
+            ends["damaged"] += 1
+    assert ends["same"] > 20 and ends["refused"] > 20 and ends["damaged"] > 20, ends
+
+
 def test_polyglots_are_the_photo_that_they_begin_with(samples: dict[str, bytes]) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:

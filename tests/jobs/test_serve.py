@@ -18,15 +18,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.pixels.probe import probe
+from pipeline.pixels.reader import read_pixels
 from pipeline.pixels.xmp import ENHANCED
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.restoration import restore
 from pipeline.serving.http_app import PhotoServer, http_app
-from tests.served import SECRET_PLACE, Server, encoded, kept, serving, until
+from tests.served import SECRET_PLACE, Server, encoded, kept, serving, transcoded, until
 
 SMALL = "dir/ditic small.tiff"
 ODD_KEYS = [
@@ -40,6 +42,7 @@ ODD_KEYS = [
     "../../up.bin",
     "x" * 1000,
 ]
+WHOLE = "transcoded.jpg"
 DAMAGED = ("broken.jpg", "empty.bin", "later.jpg", "other.jpg")
 LIAR = "codec\r\nSet-Cookie: a=b\r\n\r\nwrong – "
 
@@ -66,7 +69,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byt
     others = [kept("empty.bin", b""), kept("liar.bin", b"1"), *(kept(key, key.encode()) for key in ODD_KEYS)]
     others[0] = replace(others[0], image=None)
     others[1] = replace(others[1], codec=LIAR)
-    opened.commit([kept("kept.jpg", photo_files["wine.jpg"], "JPEG"), *others])
+    opened.commit([kept("kept.jpg", photo_files["wine.jpg"], "JPEG"), transcoded(WHOLE, photo_files["wine.jpg"]), *others])
     return url
 
 
@@ -83,7 +86,7 @@ def server(archive: str, errors: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("key", ["photo.jpg", SMALL, "kept.jpg"])
+@pytest.mark.parametrize("key", ["photo.jpg", SMALL, "kept.jpg", WHOLE])
 @pytest.mark.parametrize("format", [None, "PNG"])
 def test_a_photo_is_what_restore_makes_of_it(server: Server, archive: str, key: str, format: str | None) -> None:
     answer = server.photo(key, f"?format={format.lower()}" if format else "")
@@ -133,6 +136,18 @@ def test_photos_that_are_asked_for_together_are_those_that_come_alone(server: Se
         answers = list(clients.map(server.photo, [SMALL] * 8 + ["photo.jpg", "broken.jpg", "other.jpg"]))
     assert [answer.status for answer in answers] == [200] * 9 + [500, 500]
     assert all(answer.body == alone for answer in answers[:8])
+
+
+def test_a_transcoded_file_is_the_source_and_has_pixels_for_other_formats(
+    server: Server, photo_files: dict[str, bytes]
+) -> None:
+    for query in ("", "?format=jpeg"):
+        answer = server.photo(WHOLE, query)
+        assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.body == photo_files["wine.jpg"]
+    answer = server.photo(WHOLE, "?format=png")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
+    assert np.array_equal(read_pixels(answer.body), read_pixels(photo_files["wine.jpg"]))
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -211,7 +226,7 @@ def test_other_methods_are_refused(server: Server) -> None:
 
 
 def test_keys_come_page_by_page(server: Server, archive: str) -> None:
-    everything = sorted([*ODD_KEYS, "photo.jpg", SMALL, "failed.jpg", "kept.jpg", "liar.bin", *DAMAGED])
+    everything = sorted([*ODD_KEYS, "photo.jpg", SMALL, "failed.jpg", "kept.jpg", WHOLE, "liar.bin", *DAMAGED])
     seen: list[str] = []
     after: str | None = ""
     while after is not None:
