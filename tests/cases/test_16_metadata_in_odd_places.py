@@ -8,9 +8,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipeline.pixels.reader import read_pixels
 from pipeline.records import Outcome
 from tests.cases.round_trip import there_and_back
 from tests.cases.test_10_metadata_behind_pixels import TITLE, XMP, raw_profile
@@ -97,3 +99,7 @@ def test_each_kind_comes_back_to_where_readers_look(source: Path, tmp_path: Path
             assert tags[tag] == value, name
         if "exif" in kinds:
             assert tags["IFD0:Orientation"] == before[name]["IFD0:Orientation"] == "Rotate 90 CW"
+            assert (rows[name].orientation, rows[name].width, rows[name].height) == (6, 64, 96)
+            data, again = (source / name).read_bytes(), (restored / name).read_bytes()
+            assert Image.open(io.BytesIO(again)).size == Image.open(io.BytesIO(data)).size == (96, 64)
+            assert np.abs(read_pixels(again).astype(int) - read_pixels(data)).mean() < 4
