@@ -26,6 +26,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from pipeline.openmp import worker_environment
 from pipeline.stages.resources import plan_training
 
 MAX_FAILURES = 3
@@ -97,7 +98,6 @@ def run_workers(
         )
         work(worker, lines.put)
 
-    threads = {name: str(plan.threads_per_worker) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     trainer = TorchTrainer(
         loop,
         scaling_config=ScalingConfig(
@@ -110,7 +110,7 @@ def run_workers(
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             # Its types are those of the class that it replaced.
-            worker_runtime_env={"env_vars": threads},  # type: ignore[call-arg]
+            worker_runtime_env={"env_vars": worker_environment(plan.threads_per_worker)},  # type: ignore[call-arg]
         ),
     )
     try:

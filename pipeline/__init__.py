@@ -5,6 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from pipeline.openmp import wait_passively
+
+# Here, since every process that loads torch for us imports this package first, and torch reads the setting but once.
+wait_passively()
+
 __all__ = ["decode", "encode", "restore"]
 
 _DOORS = {

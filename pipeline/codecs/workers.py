@@ -30,8 +30,8 @@ class Workers:
         self.count = count or (2 if device.type == "cuda" else torch.get_num_threads())
         self._num_threads = 1 if one_thread_each else torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="codec")
-        # One thread for whatever has all cores, from loading the model on: with a second team of OpenMP threads in the process
-        # both would sleep between kernels, and the entropy path, of small kernels, would take twice as long.
+        # One thread for whatever has all cores, from loading the model on: each thread that computes has a team of OpenMP
+        # threads of its own, and two teams are more threads than there are cores.
         self._solo = ThreadPoolExecutor(1, thread_name_prefix="codec-solo")
 
     def run(

@@ -12,6 +12,7 @@ import ray.data
 from ray.data._internal.block_batching.iter_batches import BatchIterator
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline.openmp import worker_environment
 from pipeline.stages.resources import DEFAULT_POOL, READ_AHEAD, TASKS_IN_FLIGHT, Market, PoolOptions, PoolPlan, plan_pool
 from pipeline.stages.shape import read_shape
 from pipeline.stages.until import StopCallback
@@ -53,7 +54,6 @@ def prepare(device: str, options: PoolOptions = DEFAULT_POOL, num_photos: int | 
 
 def actor_options(plan: PoolPlan) -> dict[str, Any]:
     """Keyword arguments of `map_batches` for the actor pool."""
-    threads = {name: str(plan.threads_per_actor) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {
         "compute": ray.data.ActorPoolStrategy(
             min_size=1,
@@ -70,7 +70,7 @@ def actor_options(plan: PoolPlan) -> dict[str, Any]:
         # Ray would start an actor that died, and its block, for ever. Once more is for deaths from outside.
         "max_task_retries": TRIES_TOGETHER - 1,
         # Without it Ray limits the codec to as many threads as the actor has CPUs.
-        "runtime_env": {"env_vars": threads},
+        "runtime_env": {"env_vars": worker_environment(plan.threads_per_actor)},
         **_placement(plan.market),
     }
 
