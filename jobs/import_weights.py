@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.bench_codec import SAMPLE_PHOTOS
+from jobs.progress import steps_shown
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def import_weights(
         str | None, typer.Option(metavar="DIR|hf:...", help="SANA in diffusers' layout; for a LoRA checkpoint.")
     ] = None,
     elic: Annotated[str | None, typer.Option(metavar="FILE|DIR|hf:...", help="ELIC's weights; for a LoRA checkpoint.")] = None,
+    use_ema: Annotated[
+        bool, typer.Option("--use-ema/--no-use-ema", help="Of a LoRA checkpoint, take the moving average of its weights.")
+    ] = False,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Store all weights in float32: twice the file, and pictures as the release's.")
+    ] = False,
     calibration: Annotated[
         list[Path] | None, typer.Option(help="Photos to calibrate on: tars, folders, single photos; samples by default.")
     ] = None,
@@ -43,7 +50,11 @@ def import_weights(
         raise SettingError("name photos to calibrate on (--calibration): the samples are not installed here")
     photos = load_photos(calibration or samples, min_side=1)
     chosen = photos[:: max(1, len(photos) // num_photos)][:num_photos]
-    report = run(opened["source"], out, chosen, file=file, base=opened.get("base"), elic=opened.get("elic"))
+    with steps_shown() as on_step:
+        report = run(
+            opened["source"], out, chosen, file=file, base=opened.get("base"), elic=opened.get("elic"),
+            use_ema=use_ema, float32=float32, on_step=on_step,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({**asdict(report.frozen), "provenance": report.provenance}))
         return

@@ -15,8 +15,9 @@ from jobs.phrases import count, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
-    from pipeline.progress import Progress
+    from pipeline.progress import OnStep, Progress, Step
 
 LINE_INTERVAL_S = 5.0
 
@@ -46,6 +47,16 @@ def shown(*, verb: str, as_json: bool) -> Iterator[Shown]:
             yield bar
     else:
         yield _Lines(verb)
+
+
+@contextmanager
+def steps_shown() -> Iterator[OnStep]:
+    """Show each step of a job on standard error while the `with` block runs."""
+    if sys.stderr.isatty() and not are_lines_on_stderr():
+        with _step_bars() as show:
+            yield show
+    else:
+        yield _StepLines()
 
 
 def rates(progress: Progress) -> tuple[float, float, float]:
@@ -109,3 +120,40 @@ def _bar(verb: str) -> Iterator[_Bar]:
     columns = (TextColumn(verb), BarColumn(), TextColumn("{task.fields[text]}", markup=False), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
         yield _Bar(verb, bar)
+
+
+class _StepLines:
+    def __init__(self) -> None:
+        self._stage, self._shown_at_s = "", 0.0
+
+    def __call__(self, step: Step) -> None:
+        now_s = time.monotonic()
+        ends = step.num_done >= step.num_total
+        if step.stage == self._stage and not ends and now_s - self._shown_at_s < LINE_INTERVAL_S:
+            return
+        self._stage, self._shown_at_s = step.stage, now_s
+        tell(f"{step.stage}: {_amount(step)}", **asdict(step))
+
+
+@contextmanager
+def _step_bars() -> Iterator[OnStep]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bar.add_task(step.stage, total=step.num_total, amount="")
+            bar.update(tasks[step.stage], completed=step.num_done, total=step.num_total, amount=_amount(step))
+
+        yield show
+
+
+def _amount(step: Step) -> str:
+    if step.unit == "bytes":
+        return f"{step.num_done / 1e6:.0f} of {step.num_total / 1e6:.0f} MB"
+    return f"{step.num_done} of {step.num_total} {step.unit}"

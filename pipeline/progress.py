@@ -24,6 +24,25 @@ OnWait = Callable[[str], None]
 """Is told in words what a job does before there is progress to show."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """How far one step of a job of several is."""
+
+    stage: str
+    """What is done, such as `calibrating`."""
+    num_done: int
+    num_total: int
+    unit: str
+    """What is counted: photos, bytes."""
+
+
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(step: Step) -> None:
+    """Show nothing."""
+
+
 class Clock:
     """Seconds since it was made."""
 

@@ -103,10 +103,10 @@ def signature(name: str, quality: int | None, options: CodecOptions = DEFAULT_OP
     """
     make = _CODECS.get(name)
     if make is _ditic:
-        from pipeline.codecs.ditic.header import config_of, read_header
+        from pipeline.codecs.ditic.header import read_header
 
-        weights = _ditic_weights(name, options)
-        return Signature(name, config_of(weights).check_quality(quality), read_header(weights)["fingerprint"])
+        header = read_header(_ditic_weights(name, options))
+        return Signature(name, header.config.check_quality(quality), header.fingerprint)
     if make is _classical:
         from pipeline.codecs.classical import FORMATS
 

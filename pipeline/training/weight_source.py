@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SettingError, StorageError
+from pipeline.progress import OnStep, Step, ignore_step
 
 _HUB = "hf:"
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
 _TERMS = re.compile(r"(licen[cs]e|copying|notice|readme)\b.*", re.IGNORECASE)
+_CHUNK_BYTES = 1 << 24
 _VARIANT = re.compile(r"\.(fp16|bf16)\b")
 
 
@@ -98,13 +100,18 @@ def open_source(location: str) -> WeightSource:
     raise SettingError(f"{location}: no such file or folder; a repository is named hf:OWNER/NAME@REVISION")
 
 
-def describe(location: str, revision: str | None, files: Sequence[Path]) -> dict[str, Any]:
+def describe(location: str, revision: str | None, files: Sequence[Path], on_step: OnStep = ignore_step) -> dict[str, Any]:
     """What identifies weights: where they were found, and the SHA-256 of each file."""
     described = []
+    num_done, num_total = 0, sum(path.stat().st_size for path in files)
     for path in files:
+        digest = hashlib.sha256()
         with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        described.append({"name": path.name, "num_bytes": path.stat().st_size, "sha256": digest})
+            while chunk := handle.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                num_done += len(chunk)
+                on_step(Step(stage="hashing the source", num_done=num_done, num_total=num_total, unit="bytes"))
+        described.append({"name": path.name, "num_bytes": path.stat().st_size, "sha256": digest.hexdigest()})
     return {"location": location, "revision": revision, "files": described}
 
 

@@ -94,7 +94,8 @@ class DiTICCodec:
         workers = _workers(torch.device(device), runtime)
 
         def make() -> DiTICCodec:
-            loaded = checkpoint.load(weights or SHIPPED, device=device)
+            dtype = choose_dtype(runtime.dtype, torch.device(device))
+            loaded = checkpoint.load(weights or SHIPPED, device=device, dtype=dtype)
             return cls(loaded, device=device, runtime=runtime, quality=quality, workers=workers)
 
         return workers.solo(make)

@@ -86,6 +86,9 @@ class LatentCodecConfig:
     """Rates that one set of weights codes at: y is multiplied by gains of its own for each (Cui et al., CVPR 2021)."""
     bottleneck_cdf_length: int = 23
     """Entries of the widest CDF of z, in a released checkpoint."""
+    bounds_scales: bool = False
+    """Feed the log-variance head with scales of at least 0.11, as the shipped model was trained. The release feeds it with the
+    entropy model's raw scales, which may be smaller and even negative."""
 
     def __post_init__(self) -> None:
         if self.y_channels % 4:
@@ -190,6 +193,7 @@ class DiTICConfig:
                 prompt_channels=64,
                 num_qualities=4,
                 bottleneck_cdf_length=0,
+                bounds_scales=True,
             ),
             condition=ConditionConfig(num_latent_tokens=12, num_learned_tokens=4, channels=128),
             transformer=TransformerConfig(num_layers=3, num_heads=4, num_cross_heads=4, cross_head_dim=32, patch_size=2),
@@ -247,6 +251,8 @@ class DiTICConfig:
     def from_dict(cls, values: dict[str, Any]) -> DiTICConfig:
         """Inverse of `to_dict`, also after a trip through JSON.
 
+        Checkpoints older than `bounds_scales` lack it. Their models were trained with the bound.
+
         Raises:
             CheckpointError: a field is missing, unknown or out of range.
         """
@@ -262,6 +268,7 @@ class DiTICConfig:
             return fields and kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
         try:
+            values = {**values, "latent": {"bounds_scales": True} | values["latent"]}
             return cls(name=values["name"], **{name: made(kind, values[name]) for name, kind in parts.items()})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's model configuration is not one of DiT-IC: {error}") from error

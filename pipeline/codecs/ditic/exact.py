@@ -183,8 +183,9 @@ def quantise(codec: LatentCodec, ranges: Ranges, largest_z: float) -> tuple[dict
     tensors["scale_bias"] = torch.round(scale_bias * 2.0**scale_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
     tensors["z.fraction_bits"] = torch.tensor(z_bits, dtype=torch.int16)
     tensors["z.medians"] = torch.round(codec.z_medians().double() * 2.0**z_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
+    scale_table: Tensor = codec.gaussian_conditional.scale_table
     # A scale belongs to row i when exactly i entries of the table lie below it; the last row has no upper end.
-    tensors["scale_thresholds"] = torch.floor(torch.tensor(SCALE_TABLE[:-1]).double() * 2.0**scale_bits).to(torch.int32)
+    tensors["scale_thresholds"] = torch.floor(scale_table[:-1].double() * 2.0**scale_bits).to(torch.int32)
     arrays = cdf_tables(codec).to_arrays()
     tensors.update({f"cdf.{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()})
     return specs, tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
@@ -15,26 +16,45 @@ SHIPPED = Path(__file__).parent / "weights" / "ditic-small.safetensors"
 """The small model, part of the package."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The header of a frozen checkpoint."""
+
+    values: dict[str, str]
+    """By the names that `checkpoint` lists."""
+    config: DiTICConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """As the file claims."""
+        return self.values["fingerprint"]
+
+
 def config_of(path: Path) -> DiTICConfig:
     """Configuration of the model whose weights a frozen checkpoint holds.
 
     Raises:
         CheckpointError: the file is missing or of another format.
     """
-    return DiTICConfig.from_dict(json.loads(read_header(path)["config"]))
+    return read_header(path).config
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """Header of a frozen checkpoint, by the names that `checkpoint` lists.
+def read_header(path: Path) -> Header:
+    """Header of a frozen checkpoint.
 
     Raises:
         CheckpointError: the file is missing or of another format.
     """
     try:
         with safe_open(path, framework="np") as file:
-            header: dict[str, str] = file.metadata() or {}
+            values: dict[str, str] = file.metadata() or {}
+            names = list(file.keys())
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if header.get("format") != FORMAT:
+    if values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a frozen checkpoint of this program; make one with `photoark freeze`")
-    return header
+    config = json.loads(values["config"])
+    if isinstance(config.get("latent"), dict) and any(name.startswith("release.") for name in names):
+        # Imported before `bounds_scales` was stored; weights of the release were not trained with the bound.
+        config["latent"].setdefault("bounds_scales", False)
+    return Header(values=values, config=DiTICConfig.from_dict(config))

@@ -22,6 +22,20 @@ from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.flow import TIMESTEP, build_transformer, one_step
 from pipeline.codecs.ditic.latent_codec import SCALE_TABLE, Coded, LatentCodec
 
+NETWORKS = (
+    "vae",
+    "DiT",
+    "prompter",
+    "aux_codec",
+    "codec.g_a",
+    "codec.h_a",
+    "codec.g_s",
+    "codec.scale",
+    "codec.prompt",
+    "codec.aux",
+)
+"""The submodules outside the entropy path."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
@@ -78,7 +92,9 @@ class DiTIC(nn.Module):
         """Decoded latent -> what the transformer starts from, and its condition (steps 8 and 9)."""
         # One after the other: of a large photo each of these takes gigabytes. The prompt is gone once it is pooled.
         gain = gain.to(y_hat.dtype)
-        logvar = self.codec.scale(scales.clamp(min=SCALE_TABLE[0]) / gain)
+        if self.config.latent.bounds_scales:
+            scales = scales.clamp(min=SCALE_TABLE[0])
+        logvar = self.codec.scale(scales / gain)
         y_hat = y_hat / gain
         condition = self.prompter(self.codec.prompt(y_hat))
         return Heads(mean=self.codec.g_s(y_hat), logvar=logvar, residual=self.codec.aux(y_hat)), condition

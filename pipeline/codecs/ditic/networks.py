@@ -23,25 +23,11 @@ from torch import Tensor, nn
 from pipeline.codecs.ditic.config import AUX_FACTOR
 from pipeline.codecs.ditic.flow import one_step
 from pipeline.codecs.ditic.fused import fuse
-from pipeline.codecs.ditic.model import DiTIC, Heads
+from pipeline.codecs.ditic.model import NETWORKS, DiTIC, Heads
 from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
 from pipeline.codecs.int8 import to_int8
 from pipeline.codecs.precision import MAX_COMPILED_SHAPES, Runtime
 from pipeline.codecs.tiling import Window, assemble
-
-_PARTS = (
-    "vae",
-    "DiT",
-    "prompter",
-    "aux_codec",
-    "codec.g_a",
-    "codec.h_a",
-    "codec.g_s",
-    "codec.scale",
-    "codec.prompt",
-    "codec.aux",
-)
-"""The submodules outside the entropy path."""
 
 
 class Networks:
@@ -52,7 +38,7 @@ class Networks:
         self.model, self.dtype = model, dtype
         self.factor = model.config.autoencoder.factor
         self.device = model.timesteps.device
-        for name in _PARTS:
+        for name in NETWORKS:
             if name == "aux_codec" and model.config.aux_encoder is None:
                 continue
             part = model.get_submodule(name)

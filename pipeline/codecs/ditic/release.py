@@ -9,6 +9,9 @@
 A body holds neither the photo's size, nor a model id, nor a checksum. Inside photoark it is the payload of a container that
 names them, with the arithmetic `float`; the checksum is over the symbols of y, then those of z.
 
+Photos are mirrored at the right and at the bottom to reach a multiple of 256, and decoded pixels are truncated to bytes, as the
+release does: other padding gives other streams, and rounding other pictures.
+
 Float arithmetic gives the same symbols only on like machines: with other kernels or in another batch, the context model
 chooses other CDF rows. So photos go one by one, and the checksum tells a wrong reading from a right one. What should outlive
 its machine belongs into an exact stream (`codec.DiTICCodec`).
@@ -36,7 +39,7 @@ from pipeline.entropy import container
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_symbols
 from pipeline.errors import CorruptStreamError
-from pipeline.pixels.padding import crop, pad, padded_size
+from pipeline.pixels.padding import crop, mirror, padded_size
 
 ARITHMETIC = "float"
 NUM_STRINGS = 2
@@ -170,7 +173,8 @@ class FloatEntropyModel:
         return y_hat, Packing(y_hat).unpack(scales)
 
     def _rows(self, scale: Tensor) -> Symbols:
-        return _flat(torch.bucketize(scale.contiguous(), self.thresholds))
+        bounded = self.codec.gaussian_conditional.lower_bound_scale(scale)
+        return _flat(torch.bucketize(bounded.contiguous(), self.thresholds))
 
 
 class ReleaseCodec:
@@ -244,7 +248,7 @@ class ReleaseCodec:
 
     @torch.inference_mode()
     def _encode(self, image: Pixels) -> tuple[Body, Coded]:
-        padded = torch.from_numpy(pad(image, self.info.multiple)).to(self.device)
+        padded = torch.from_numpy(mirror(image, self.info.multiple)).to(self.device)
         x = padded.permute(2, 0, 1)[None].float().div(127.5).sub(1)
         return self.entropy.encode(*self.model.codec.analyse(*self.model.analyse(x), self._gain))
 
@@ -259,7 +263,7 @@ class ReleaseCodec:
     @torch.inference_mode()
     def _render(self, coded: Coded, width: int, height: int) -> Pixels:
         x0 = self.model.denoise(*self.model.steer(coded.y_hat, coded.scales, self._gain))
-        pixels = self.model.render(x0)[0].add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        pixels = self.model.render(x0)[0].clamp(-1, 1).add(1).mul(127.5).to(torch.uint8)
         return crop(pixels.permute(1, 2, 0).cpu().numpy(), width, height)
 
     def _header(self, width: int, height: int, coded: Coded) -> container.Header:

@@ -2,7 +2,7 @@
 
     merged   one state dict with the names of `DiTIC.state_dict()`, CDF tables included; `loss.*` is left aside
 
-    LoRA     {"ema" or "model": {"state_dict_codec", "state_dict_prompter", "state_dict_vae", "state_dict_DiT"}}
+    LoRA     {"model" and "ema": {"state_dict_codec", "state_dict_prompter", "state_dict_vae", "state_dict_DiT"}}
 
         state_dict_codec ----------------------------------> codec
         state_dict_prompter -------------------------------> prompter
@@ -12,6 +12,9 @@
 
 Nothing is loaded that does not fit: a tensor too many, too few or of another shape is an error that names it. Weights are
 mapped from their files, not copied, until something changes them.
+
+A merged checkpoint's CDF tables are taken as they are. Those of a LoRA checkpoint are empty, or as old as the last resumption
+of its training, so they are computed from its weights, as the release does whenever it loads one.
 """
 
 from __future__ import annotations
@@ -43,6 +46,9 @@ ADAPTED = {
 """Layers that carry an adapter in a LoRA checkpoint, as peft matches them (in full)."""
 
 _Z_CDF = "codec.entropy_bottleneck._quantized_cdf"
+_PRIORS = ("entropy_bottleneck", "gaussian_conditional")
+_TABLES = ("_quantized_cdf", "_offset", "_cdf_length")
+_EMA_OPTION = {"ema": "--use-ema", "model": "--no-use-ema"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +58,8 @@ class Adapted:
     model: DiTIC
     layout: str
     """`merged` or `lora`."""
-    has_tables: bool
-    """Whether the checkpoint carried its CDF tables; one saved in training has none, and they were computed now, once."""
+    weights: str
+    """`merged`; of a LoRA checkpoint `model`, as trained, or `ema`, their moving average."""
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def from_merged(contents: Mapping[str, Any], config: DiTICConfig) -> Adapted:
     tensors = _only_tensors({name: value for name, value in contents.items() if not name.startswith("loss.")})
     if _Z_CDF in tensors and tensors[_Z_CDF].numel() == 0:
         raise CheckpointError(f"the checkpoint's CDF tables are empty ({_Z_CDF}): it was saved before they were made")
-    return Adapted(model=_build(tensors, config), layout="merged", has_tables=True)
+    return Adapted(model=_build(tensors, config), layout="merged", weights="merged")
 
 
 def from_lora(
@@ -115,19 +121,24 @@ def from_lora(
     vae: Tensors | None = None,
     transformer: Tensors | None = None,
     elic: Mapping[str, Any] | None = None,
+    use_ema: bool = False,
 ) -> Adapted:
-    """The model of a LoRA checkpoint, merged into its base.
+    """The model of a LoRA checkpoint, merged into its base, with tables computed from its weights.
 
     Args:
         vae: of the base, DC-AE with diffusers' names. Layers that the checkpoint holds itself come before it.
         transformer: of the base, SANA with diffusers' names; likewise.
         elic: ELIC's weights; of a whole model, its `g_a`.
+        use_ema: take the moving average of the weights, which training keeps beside them.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape, in the checkpoint or in its base.
     """
-    averaged = contents["ema"] if isinstance(contents.get("ema"), dict) else contents["model"]
-    parts = {name: _part(averaged, name) for name in ("codec", "prompter", "vae", "DiT")}
+    chosen, other = ("ema", "model") if use_ema else ("model", "ema")
+    if not isinstance(contents.get(chosen), dict):
+        raise CheckpointError(f"the checkpoint holds no `{chosen}` weights; take `{other}` with {_EMA_OPTION[other]}")
+    parts = {name: _part(contents[chosen], name) for name in ("codec", "prompter", "vae", "DiT")}
+    parts["codec"] |= _empty_tables()
     tensors: dict[str, Tensor] = {"timesteps": torch.full((1,), TIMESTEP, dtype=torch.int64)}
     adapters: dict[str, dict[str, Tensor]] = {}
     for part, base in (("vae", vae), ("DiT", transformer)):
@@ -140,10 +151,8 @@ def from_lora(
     model = _build(tensors, config, hint=hint if absent else "")
     for part in adapters:
         merge_adapters(model.get_submodule(part), adapters[part], ADAPTED[part], prefix=part)
-    has_tables = tensors[_Z_CDF].numel() > 0
-    if not has_tables:
-        _compute_tables(model)
-    return Adapted(model=model, layout="lora", has_tables=has_tables)
+    _compute_tables(model)
+    return Adapted(model=model, layout="lora", weights=chosen)
 
 
 def from_base(config: DiTICConfig, *, vae: Tensors, transformer: Tensors, elic: Mapping[str, Any]) -> DiTIC:
@@ -260,12 +269,18 @@ def _compute_tables(model: DiTIC) -> None:
     model.config = replace(model.config, latent=replace(model.config.latent, bottleneck_cdf_length=width))
 
 
-def _part(averaged: Mapping[str, Any], part: str) -> dict[str, Tensor]:
+def _empty_tables() -> dict[str, Tensor]:
+    """What stands in the place of a LoRA checkpoint's tables until they are computed."""
+    empty = {f"{prior}.{name}": torch.empty(0, dtype=torch.int32) for prior in _PRIORS for name in _TABLES}
+    return empty | {"gaussian_conditional.scale_table": torch.tensor(SCALE_TABLE)}
+
+
+def _part(weights: Mapping[str, Any], part: str) -> dict[str, Tensor]:
     """One dictionary of a LoRA checkpoint, under the names of `DiTIC` and without peft's additions to them."""
     key = f"state_dict_{part}"
-    if not isinstance(averaged.get(key), dict):
+    if not isinstance(weights.get(key), dict):
         raise CheckpointError(f"the checkpoint lacks {key}")
-    return {_bare(name, part): value for name, value in _only_tensors(averaged[key]).items()}
+    return {_bare(name, part): value for name, value in _only_tensors(weights[key]).items()}
 
 
 def _bare(name: str, part: str) -> str:

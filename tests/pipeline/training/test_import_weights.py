@@ -25,9 +25,11 @@ from pipeline.codecs.ditic.state_dict_adapter import from_merged
 from pipeline.codecs.registry import CodecOptions, check_codec, decoder_for, get_codec
 from pipeline.errors import CheckpointError, SettingError, StorageError, UnknownModelError
 from pipeline.pixels.reader import read_pixels
+from pipeline.progress import Step
 from pipeline.training.import_weights import import_weights
 from pipeline.training.weight_source import open_source
 from tests.jobs.test_cli import photoark
+from tests.pipeline.codecs.ditic.reference import TINY, Reference
 from tests.pipeline.codecs.ditic.released import CONFIG, LoraRelease, merged_state
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -86,6 +88,7 @@ def test_a_merged_checkpoint_becomes_a_codec(imported: Path, released: Path, pho
             ],
         },
         "layout": "merged",
+        "weights": "merged",
         "cdf_tables": "carried",
     }
 
@@ -102,6 +105,31 @@ def test_tables_and_float_entropy_path_are_those_of_the_checkpoint(imported: Pat
             assert torch.equal(ours[name], value), name
         elif not name.startswith("loss."):
             assert torch.allclose(ours[name], value, rtol=1e-3, atol=1e-6), name
+
+
+def test_in_float32_nothing_is_lost_and_every_step_is_reported(
+    released: Path, state: dict[str, torch.Tensor], photos: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    target, steps = tmp_path / "ditic.safetensors", list[Step]()
+    source = open_source(str(released))
+    report = import_weights(source, target, photos[:1], float32=True, config=CONFIG, on_step=steps.append)
+    assert list(dict.fromkeys(step.stage for step in steps)) == [
+        "hashing the source", "calibrating", "writing", "measuring the rate",
+    ]  # fmt: skip
+    last = {step.stage: step for step in steps}
+    assert all(step.num_done == step.num_total for step in last.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["ditic.safetensors"]
+    assert checkpoint.check(target) == report.frozen.fingerprint
+    held = {name: value for name, value in state.items() if not name.startswith("loss.")}
+    model, _ = checkpoint.load_float(target)
+    assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
+    # So its streams and pictures are the release's.
+    photo = np.ascontiguousarray(photos[0][:300, :310])
+    release, codec = Reference(TINY, held), ReleaseCodec.load(target)
+    body = release.encode(photo).body
+    assert codec.encode_body(photo) == body
+    pixels = codec.decode_body(body, width=310, height=300)
+    assert np.abs(pixels.astype(int) - release.decode(body, 300, 310)).max() <= 1
 
 
 def test_streams_of_the_release_are_read_with_imported_weights(imported: Path, photos: list[NDArray[np.uint8]]) -> None:
@@ -129,7 +157,7 @@ def test_the_registry_takes_imported_weights(imported: Path, photos: list[NDArra
 
 def test_a_lora_checkpoint_is_imported_with_its_base(photos: list[NDArray[np.uint8]], tmp_path: Path) -> None:
     release = LoraRelease(peft_names=True, adapter_name=True, base_layers=False)
-    torch.save({"ema": release.averaged, "step": 1}, tmp_path / "lora.pt")
+    torch.save({"model": release.weights, "ema": {}, "step": 1}, tmp_path / "lora.pt")
     base = release.write_base(tmp_path / "base")
     save_file({f"g_a.{name}": value for name, value in release.elic.items()}, tmp_path / "elic.safetensors")
     before = sha256(base / "vae" / "model.safetensors")
@@ -140,7 +168,8 @@ def test_a_lora_checkpoint_is_imported_with_its_base(photos: list[NDArray[np.uin
     assert sha256(base / "vae" / "model.safetensors") == before
     provenance = report.provenance
     assert provenance == checkpoint.load(target).training["provenance"]
-    assert provenance["layout"] == "lora"
+    assert (provenance["layout"], provenance["weights"]) == ("lora", "model")
+    assert provenance["cdf_tables"] == "computed at import"
     assert [f["name"] for f in provenance["base"]["files"]] == ["model.safetensors", "model.safetensors"]
     assert provenance["elic"]["files"][0]["sha256"] == sha256(tmp_path / "elic.safetensors")
     merged = checkpoint.load(target).model.state_dict()
@@ -166,13 +195,15 @@ def test_a_source_must_hold_what_it_should(released: Path, tmp_path: Path) -> No
     merged = open_source(str(released))
     with pytest.raises(SettingError, match="neither --base nor --elic"):
         import_weights(merged, tmp_path / "x.safetensors", [], base=merged, config=CONFIG)
+    with pytest.raises(SettingError, match="no --use-ema weights"):
+        import_weights(merged, tmp_path / "x.safetensors", [], use_ema=True, config=CONFIG)
 
 
 def test_weights_that_float16_cannot_hold_are_refused(
     state: dict[str, torch.Tensor], photos: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     torch.save({**state, "vae.encoder.conv_in.bias": torch.full((8,), 1e6)}, tmp_path / "large.pt")
-    with pytest.raises(CheckpointError, match=r"vae\.encoder\.conv_in\.bias"):
+    with pytest.raises(CheckpointError, match=r"vae\.encoder\.conv_in\.bias .* float16 cannot hold; import with --float32"):
         import_weights(open_source(str(tmp_path)), tmp_path / "out.safetensors", photos, config=CONFIG)
 
 

@@ -1,20 +1,54 @@
-"""Checkpoints laid out as the official release lays them out, of the smallest shape and with random weights."""
+"""Checkpoints laid out as the official release lays them out, with random weights: of the reference, not of our own model."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.codecs.ditic.config import DiTICConfig
-from pipeline.codecs.ditic.model import DiTIC
+from pipeline.codecs.ditic.config import (
+    AutoencoderConfig,
+    AuxEncoderConfig,
+    ConditionConfig,
+    DiTICConfig,
+    LatentCodecConfig,
+    TransformerConfig,
+)
+from tests.pipeline.codecs.ditic.reference import TINY, random_checkpoint
 
-CONFIG = replace(DiTICConfig.tiny(), name="ditic")
-"""Named as the published model is, so that the registry takes it."""
+CONFIG = DiTICConfig(
+    name="ditic",
+    autoencoder=AutoencoderConfig(
+        block_channels=TINY.block_channels,
+        encoder_layers=TINY.encoder_layers,
+        decoder_layers=TINY.decoder_layers,
+        latent_channels=TINY.latent,
+        attention_head_dim=TINY.attention_head,
+    ),
+    aux_encoder=AuxEncoderConfig(width=TINY.elic_width, out_channels=TINY.elic_out),
+    latent=LatentCodecConfig(
+        y_channels=TINY.y,
+        z_channels=TINY.z,
+        lat_channels=TINY.from_latent,
+        aux_channels=TINY.from_elic,
+        context_channels=TINY.context,
+        scale_channels=TINY.logvar_width,
+    ),
+    condition=ConditionConfig(
+        num_latent_tokens=TINY.pooled_tokens, num_learned_tokens=TINY.learned_tokens, channels=TINY.caption
+    ),
+    transformer=TransformerConfig(
+        num_layers=TINY.layers,
+        num_heads=TINY.heads,
+        head_dim=TINY.head,
+        num_cross_heads=TINY.cross_heads,
+        cross_head_dim=TINY.cross_head,
+    ),
+)
+"""The reference's `TINY`: the published model but for its widths, and named as it is, so that the registry takes it."""
 RANK = 2
 DECODER_LAYER = re.compile(r"decoder\..*(conv1|conv2|conv_in|conv_inverted|conv_point|to_k|to_q|to_v)\.weight")
 TRANSFORMER_LAYER = re.compile(r".*(to_q|to_k|to_v|to_out\.0|conv_inverted|conv_point|proj_out)\.weight")
@@ -22,42 +56,35 @@ TRANSFORMER_LAYER = re.compile(r".*(to_q|to_k|to_v|to_out\.0|conv_inverted|conv_
 
 def merged_state(seed: int = 5) -> dict[str, Tensor]:
     """A merged checkpoint, CDF tables included, and one key of the kind that is to be ignored."""
-    torch.manual_seed(seed)
-    model = DiTIC(CONFIG)
-    with torch.no_grad():
-        model.codec.g_a.shrink.weight.mul_(5)
-        model.codec.entropy_bottleneck.update(force=True)
-        model.codec.gaussian_conditional.update()
-    return {**model.state_dict(), "loss.logit_scale": torch.zeros(1)}
+    return {**random_checkpoint(TINY, seed), "loss.logit_scale": torch.zeros(1)}
 
 
 class LoraRelease:
     """A LoRA checkpoint with its base, and what it must become."""
 
-    def __init__(self, *, peft_names: bool, adapter_name: bool, base_layers: bool, tables: bool = True) -> None:
+    def __init__(self, *, peft_names: bool, adapter_name: bool, base_layers: bool, tables: str = "stale") -> None:
         """Choose among the layouts.
 
         Args:
             peft_names: with `base_model.model.` before every name of an adapted part.
             adapter_name: with `.default` in the names of adapters.
             base_layers: the adapted parts hold all their weights, under `.base_layer.` where an adapter sits.
-            tables: with CDF tables; without, they are empty, as in a checkpoint of training.
+            tables: `empty`, as in the checkpoint of a first run, or `stale`, as old as the last resumption of the run.
         """
         state = merged_state()
         self.merged = {name: value.clone() for name, value in state.items() if not name.startswith("loss.")}
         self.vae, self.transformer, self.elic = (_under(state, f"{part}.") for part in ("vae", "DiT", "aux_codec"))
         parts = {"codec": _under(state, "codec."), "prompter": _under(state, "prompter.")}
-        if not tables:
-            for name in ("_quantized_cdf", "_offset", "_cdf_length"):
-                for prior in ("entropy_bottleneck", "gaussian_conditional"):
-                    parts["codec"][f"{prior}.{name}"] = torch.empty(0, dtype=torch.int32)
+        for name, tensor in parts["codec"].items():
+            if name.rpartition(".")[2] in ("_quantized_cdf", "_offset", "_cdf_length", "scale_table"):
+                parts["codec"][name] = tensor.new_empty(0) if tables == "empty" else 2 * tensor
         for part, base, pattern in (("vae", self.vae, DECODER_LAYER), ("DiT", self.transformer, TRANSFORMER_LAYER)):
             parts[part] = self._adapters(part, base, pattern, "default." if adapter_name else "")
             if base_layers:
                 parts[part] |= {_base_name(name) if pattern.fullmatch(name) else name: v for name, v in base.items()}
             if peft_names:
                 parts[part] = {f"base_model.model.{name}": value for name, value in parts[part].items()}
-        self.averaged = {f"state_dict_{name}": tensors for name, tensors in parts.items()}
+        self.weights = {f"state_dict_{name}": tensors for name, tensors in parts.items()}
 
     def write_base(self, folder: Path) -> Path:
         """SANA's folder in diffusers' layout, with a half-precision double of one file that must not be taken."""

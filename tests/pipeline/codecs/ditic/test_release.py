@@ -20,6 +20,7 @@ from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.ditic.release import Body, FloatEntropyModel, ReleaseCodec
 from pipeline.entropy.container import unpack
 from pipeline.errors import CheckpointError, CorruptStreamError, StreamError, UnknownModelError
+from pipeline.pixels.padding import mirror
 from pipeline.training.freeze import freeze_model
 
 # As the format is published: at step k, group g is coded at this position of each 2 x 2 cell.
@@ -174,6 +175,23 @@ def test_it_is_a_codec_and_photos_of_any_size_come_back(codec: ReleaseCodec, pho
     assert (header.arithmetic, header.codec, header.model) == ("float", codec.info.name, codec.info.model)
     assert (header.height, header.width) == photos[0].shape[:2]
     assert codec.encode([]) == codec.decode([]) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 200), (129, 255), (256, 512), (300, 400)])
+def test_photos_are_mirrored_as_the_release_does_and_smaller_ones_too(size: tuple[int, int]) -> None:
+    height, width = size
+    photo = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    padded = mirror(photo, 256)
+    assert padded.shape[:2] == (-(-height // 256) * 256, -(-width // 256) * 256)
+    x = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    if padded.shape[0] < 2 * height and padded.shape[1] < 2 * width:
+        expected = torch.nn.functional.pad(x, (0, -width % 256, 0, -height % 256), mode="reflect")
+        assert np.array_equal(padded, expected[0].permute(1, 2, 0).byte().numpy())
+    # To and fro where one reflection does not reach.
+    for axis, side in enumerate(size):
+        place = np.arange(padded.shape[axis]) % max(1, 2 * side - 2)
+        photo = photo.take(np.minimum(place, (2 * side - 2 - place) % max(1, 2 * side - 2)), axis)
+    assert np.array_equal(padded, photo)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_a_merged_checkpoint_is_loaded_tensor_for_tensor(state: dict[str, torch.
     contents = read_tensors(tmp_path / "q1.pt")
     assert not is_lora(contents)
     adapted = from_merged(contents, CONFIG)
-    assert adapted.has_tables
+    assert (adapted.layout, adapted.weights) == ("merged", "merged")
     ours = adapted.model.state_dict()
     assert ours.keys() == {name for name in state if not name.startswith("loss.")}
     assert all(torch.equal(value, state[name]) for name, value in ours.items())
@@ -58,7 +59,7 @@ def test_an_old_file_format_and_half_precision_are_read_too(state: dict[str, tor
         (lambda s: s.update({"codec.extra": torch.zeros(1)}), "unexpected codec.extra"),
         (lambda s: s.update({"prompter.pattern": torch.zeros(1, 2, 3)}), r"prompter.pattern has shape \(1, 2, 3\), must have"),
         (lambda s: s.update({"prompter.pattern": s["prompter.pattern"].int()}), "prompter.pattern"),
-        (lambda s: s.update({"codec.g_a.pre2.0.down.bias": torch.ones(8)}), "two names"),
+        (lambda s: s.update({"codec.g_a.pre2.0.down.bias": torch.ones(4)}), "two names"),
         (lambda s: s.update({"epoch": 3}), "no tensor: epoch"),
         (lambda s: s["codec.gaussian_conditional._quantized_cdf"].zero_(), "CDF tables cannot be used"),
         (lambda s: s.update({"codec.entropy_bottleneck._quantized_cdf": torch.zeros(0)}), "CDF tables are empty"),
@@ -94,11 +95,11 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("peft_names", [False, True], ids=["bare", "base_model"])
 def test_adapters_are_merged_into_their_base(peft_names: bool, adapter_name: bool, base_layers: bool) -> None:
     release = LoraRelease(peft_names=peft_names, adapter_name=adapter_name, base_layers=base_layers)
-    contents = {"model": {}, "ema": release.averaged, "step": 9}
+    contents = {"model": release.weights, "ema": {}, "step": 9}
     assert is_lora(contents)
     elic = {"state_dict": {**{f"g_a.{n}": v for n, v in release.elic.items()}, "h_a.0.weight": torch.zeros(1)}}
     adapted = from_lora(contents, CONFIG, vae=release.vae, transformer=release.transformer, elic=elic)
-    assert adapted.has_tables
+    assert (adapted.layout, adapted.weights) == ("lora", "model")
     ours = adapted.model.state_dict()
     assert ours.keys() == release.merged.keys()
     for name, value in ours.items():
@@ -106,43 +107,57 @@ def test_adapters_are_merged_into_their_base(peft_names: bool, adapter_name: boo
     assert not any(hasattr(module, "peft_config") for module in adapted.model.modules())
 
 
-def test_the_model_stands_in_where_there_is_no_average() -> None:
-    release = LoraRelease(peft_names=False, adapter_name=True, base_layers=True)
+def test_the_weights_as_trained_are_taken_unless_their_average_is_asked_for() -> None:
     # It holds all base layers, so it needs no other base.
-    adapted = from_lora({"model": release.averaged}, CONFIG, elic=release.elic)
-    assert torch.allclose(adapted.model.DiT.proj_out.weight, release.merged["DiT.proj_out.weight"], atol=1e-6)
+    release = LoraRelease(peft_names=False, adapter_name=True, base_layers=True)
+    average = {part: {n: v + 1 if v.is_floating_point() else v for n, v in p.items()} for part, p in release.weights.items()}
+    contents = {"model": release.weights, "ema": average}
+    for use_ema, added in ((False, 0), (True, 1)):
+        adapted = from_lora(contents, CONFIG, elic=release.elic, use_ema=use_ema)
+        assert adapted.weights == ("ema" if use_ema else "model")
+        found = adapted.model.state_dict()["prompter.pattern"]
+        assert torch.allclose(found, release.merged["prompter.pattern"] + added)
+    with pytest.raises(CheckpointError, match="no `model` weights; take `ema` with --use-ema"):
+        from_lora({"ema": average}, CONFIG, elic=release.elic)
+    with pytest.raises(CheckpointError, match="no `ema` weights; take `model` with --no-use-ema"):
+        from_lora({"model": average}, CONFIG, elic=release.elic, use_ema=True)
 
 
-def test_a_checkpoint_of_training_gets_its_tables_once() -> None:
-    release = LoraRelease(peft_names=False, adapter_name=True, base_layers=False, tables=False)
-    adapted = from_lora({"ema": release.averaged}, CONFIG, vae=release.vae, transformer=release.transformer, elic=release.elic)
-    assert not adapted.has_tables
+@pytest.mark.parametrize("tables", ["empty", "stale"])
+def test_the_tables_of_a_lora_checkpoint_are_computed_whatever_it_holds(tables: str) -> None:
+    release = LoraRelease(peft_names=False, adapter_name=True, base_layers=False, tables=tables)
+    adapted = from_lora({"model": release.weights}, CONFIG, vae=release.vae, transformer=release.transformer, elic=release.elic)
     ours = adapted.model.state_dict()
-    assert torch.equal(
-        ours["codec.gaussian_conditional._quantized_cdf"], release.merged["codec.gaussian_conditional._quantized_cdf"]
-    )
+    held = release.weights["state_dict_codec"]
+    for prior in ("entropy_bottleneck", "gaussian_conditional"):
+        for name in ("_quantized_cdf", "_offset", "_cdf_length"):
+            key = f"{prior}.{name}"
+            assert held[key].numel() == 0 or not torch.equal(held[key], ours[f"codec.{key}"])
+            assert torch.equal(ours[f"codec.{key}"], release.merged[f"codec.{key}"])
+    scale_table = ours["codec.gaussian_conditional.scale_table"]
+    assert torch.equal(scale_table, torch.exp(torch.linspace(math.log(0.11), math.log(256), 64)))
     width = ours["codec.entropy_bottleneck._quantized_cdf"].shape[1]
     assert adapted.model.config.latent.bottleneck_cdf_length == width > 0
 
 
 def test_a_missing_base_or_adapter_is_named() -> None:
     release = LoraRelease(peft_names=True, adapter_name=True, base_layers=False)
-    known = {"vae": release.vae, "transformer": release.transformer, "elic": release.elic}
+    known: dict[str, Any] = {"vae": release.vae, "transformer": release.transformer, "elic": release.elic}
     with pytest.raises(CheckpointError, match=r"lacks vae\..*name it with --base"):
-        from_lora({"ema": release.averaged}, CONFIG, elic=release.elic)
+        from_lora({"model": release.weights}, CONFIG, elic=release.elic)
     with pytest.raises(CheckpointError, match=r"lacks aux_codec\..*name it with --elic"):
-        from_lora({"ema": release.averaged}, CONFIG, vae=release.vae, transformer=release.transformer)
-    dit = release.averaged["state_dict_DiT"]
+        from_lora({"model": release.weights}, CONFIG, vae=release.vae, transformer=release.transformer)
+    dit = release.weights["state_dict_DiT"]
     fewer = {name: value for name, value in dit.items() if "attn1.to_q.lora_B" not in name}
     with pytest.raises(CheckpointError, match=r"lacks DiT\.transformer_blocks\.0\.attn1\.to_q\.lora_B"):
-        from_lora({"ema": {**release.averaged, "state_dict_DiT": fewer}}, CONFIG, **known)
-    more = {**dit, "base_model.model.patch_embed.proj.lora_A.default.weight": torch.zeros(2, 16, 1, 1)}
+        from_lora({"model": {**release.weights, "state_dict_DiT": fewer}}, CONFIG, **known)
+    more = {**dit, "base_model.model.patch_embed.proj.lora_A.default.weight": torch.zeros(2, 8, 1, 1)}
     with pytest.raises(CheckpointError, match=r"unexpected DiT\.patch_embed\.proj\.lora_A"):
-        from_lora({"ema": {**release.averaged, "state_dict_DiT": more}}, CONFIG, **known)
+        from_lora({"model": {**release.weights, "state_dict_DiT": more}}, CONFIG, **known)
     with pytest.raises(CheckpointError, match="must have one rank"):
-        from_lora({"ema": {**release.averaged, "state_dict_vae": {}}}, CONFIG, **known)
+        from_lora({"model": {**release.weights, "state_dict_vae": {}}}, CONFIG, **known)
     with pytest.raises(CheckpointError, match="lacks state_dict_prompter"):
-        from_lora({"ema": {n: v for n, v in release.averaged.items() if n != "state_dict_prompter"}}, CONFIG, **known)
+        from_lora({"model": {n: v for n, v in release.weights.items() if n != "state_dict_prompter"}}, CONFIG, **known)
 
 
 def test_adapters_sit_where_the_published_sizes_have_them() -> None:
