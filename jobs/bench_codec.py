@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.options import Device
+from jobs.options import Device, Overwrite
+from jobs.outputs import check_output
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def bench_codec(
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="File for the JSON, which is the last line of the output too.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure a neural codec by stage and as a whole, beside the plain way; the last line is a JSON object."""
     from pipeline.codecs.ditic.device import choose_device
@@ -49,6 +51,8 @@ def bench_codec(
     from pipeline.codecs.precision import Runtime
 
     _check_size(size)
+    if out:
+        check_output(out, overwrite=overwrite)
     where = choose_device(device or "auto")
     sides = [int(side) for side in resolutions.split(",")]
     if plain:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.options import Overwrite
+from jobs.outputs import check_output
 from pipeline.errors import PhotoarkError, SettingError
 
 if TYPE_CHECKING:
@@ -29,10 +31,13 @@ def bench_flat(
         float, typer.Option(help="What they do together, where that is less than reading could. 0: they take no time.")
     ] = 0.0,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="File for the JSON line.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Encode many tiny photos with a codec that only waits, and watch the driver's memory; the last line is a JSON object."""
     if rows < 1 or actors < 1 or rows_per_s < 0:
         raise SettingError("--rows and --actors are at least 1, and --rows-per-s is not negative")
+    if out is not None:
+        check_output(out, overwrite=overwrite)
     with tempfile.TemporaryDirectory() as folder:
         samples, elapsed_s = _run(Path(folder), rows, actors, rows_per_s)
     # Of each tenth the last look.

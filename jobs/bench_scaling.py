@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.bench_store import MEGAPIXELS, mixed_photos, new_bucket, photo, s3_server, store_speed
+from jobs.options import Overwrite
+from jobs.outputs import check_outputs
 from pipeline.errors import PhotoarkError
 
 if TYPE_CHECKING:
@@ -49,10 +51,13 @@ def bench_scaling(
         float, typer.Option(help="Small photos a second at which the driver's overhead is measured, besides; 0: not.")
     ] = 100.0,
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for scaling.json and scaling.png.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure efficiency against the ideal, and model 100 and 1,000 GPUs from it; the last line is a JSON object."""
     from jobs.simulated_codec import SimulatedPixels
 
+    if out is not None:
+        check_outputs(out, ("scaling.json", "scaling.png"), overwrite=overwrite)
     numbers = [int(part) for part in actors.split(",")]
     s_per_megapixel = ms_per_megapixel / 1000
     photos = mixed_photos()

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pipeline.records import EncodedPhoto
 
 SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
+CONTACT_SHEET = "contact_sheet.jpg"
+_MARK = ".photoark-demo"
+"""An empty file that says that a folder holds what a demo made."""
 PHOTO_SUFFIXES = frozenset({".avif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -71,7 +74,7 @@ def demo(
     comparisons = _compare(source, archive, restored)
     console.print(f"Encoded, verified and restored in {duration_s:.0f} s; measured on the restored files")
     console.print(_table(comparisons))
-    sheet = out / "contact_sheet.jpg"
+    sheet = out / CONTACT_SHEET
     contact_sheet([c.strip for c in comparisons if c.strip is not None], title=title).save(sheet, quality=90)
     console.print(f"Contact sheet, original and restored side by side: {sheet}", soft_wrap=True)
 
@@ -83,9 +86,13 @@ def _fresh_folders(photos: Path, out: Path) -> tuple[Path, Path, Path]:
         raise SettingError(f"no photos in {photos}; name a folder of photos with --photos")
     # Copies, since the folder may hold other files, such as a list of licences, which would be rows of the archive.
     folders = out / "photos", out / "archive", out / "restored"
+    there = [path.name for path in (*folders, out / CONTACT_SHEET) if path.exists()]
+    if there and not (out / _MARK).exists():
+        raise SettingError(f"{out} holds {', '.join(there)}, perhaps not of a demo: delete it, or name another --out")
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     folders[0].mkdir(parents=True)
+    (out / _MARK).touch()
     for path in chosen:
         shutil.copy2(path, folders[0])
     return folders

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.options import AsJson, Config, Device, Weights
+from jobs.options import AsJson, Config, Device, Overwrite, Weights
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.quality.rate_distortion import BDRate, Metric
 
 TABLE_WIDTH = 110
+OUTPUTS = ("evaluation.json", "table.txt", "rate_distortion.png", "rate_distortion.svg", "crops.png")
 
 
 def evaluate(
@@ -40,12 +41,14 @@ def evaluate(
     fid_weights: Annotated[
         Path | None, typer.Option(help="Inception's state dict from torch-fidelity: adds FID/256, for 2,049 patches or more.")
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = None,
     weights: Weights = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure rate and quality of codecs over photos: table, BD-rates, plot, contact sheet and JSON."""
+    from jobs.outputs import check_outputs
     from jobs.settings import load_settings
     from pipeline.codecs.points import parse_points
 
@@ -54,6 +57,7 @@ def evaluate(
     anchor = anchor or names[-1]
     if anchor not in names:
         raise SettingError(f"--anchor {anchor} is none of the codecs: choose one of {', '.join(names)}")
+    check_outputs(out, OUTPUTS, overwrite=overwrite)
     settings = load_settings(config, device=device, weights=weights)
 
     from jobs.progress import shown

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from jobs.options import Overwrite
+
 
 def freeze(
     checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint, as `photoark train` leaves it.")],
@@ -16,9 +18,14 @@ def freeze(
     calibration: Annotated[list[Path], typer.Option(help="Photos to calibrate on: tars, folders, single photos.")],
     num_photos: Annotated[int, typer.Option(help="How many of them to use, spread evenly.")] = 32,
     last: Annotated[bool, typer.Option("--last", help="The last weights, not their average.")] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Make the entropy path exact: integer weights, tables and scales that decode the same everywhere."""
+    from jobs.outputs import check_output
+
+    check_output(out, overwrite=overwrite)
+
     from pipeline.training.data import load_photos
     from pipeline.training.freeze import freeze as run
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.bench_codec import SAMPLE_PHOTOS
+from jobs.options import Overwrite
+from jobs.outputs import check_output
 from jobs.progress import steps_shown
 from pipeline.errors import SettingError
 
@@ -36,10 +38,12 @@ def import_weights(
         list[Path] | None, typer.Option(help="Photos to calibrate on: tars, folders, single photos; samples by default.")
     ] = None,
     num_photos: Annotated[int, typer.Option(min=1, help="How many of them to use, spread evenly.")] = 12,
+    overwrite: Overwrite = False,
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="You have read the terms and accept them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Turn released weights into a checkpoint for --codec ditic. Their licence is yours to accept: it is shown first."""
+    check_output(out, overwrite=overwrite)
     opened = open_accepted({"source": source, "base": base, "elic": elic}, accepted=accept_licence, err=as_json)
 
     from pipeline.training.data import load_photos

@@ -81,11 +81,17 @@ def supervised(settings: Settings, *, verb: str, as_json: bool, report: Path | N
 
     Args:
         verb: what the job does, for its progress.
+
+    Raises:
+        SettingError: the report would replace other files.
     """
     from cluster.watch import Budget, Watch
+    from jobs.outputs import check_report
     from jobs.progress import shown
     from pipeline.stages.history import History
 
+    if report is not None:
+        check_report(report)
     budget = Budget(max_hours=settings.max_hours, max_cost=settings.max_cost, price_per_hour=settings.price_per_hour)
     log.info("job started", extra={"command": verb})
     watch = Watch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -36,7 +36,7 @@ def restore(
     archive: Archive | str,
     key: str,
     *,
-    format: str | None = None,
+    format: str | Callable[[EncodedPhoto], str | None] | None = None,
     original: bool = False,
     options: CodecOptions = DEFAULT_OPTIONS,
 ) -> RestoredPhoto:
@@ -45,7 +45,8 @@ def restore(
     Args:
         archive: the archive, or its URL.
         key: as `photoark ls` prints it.
-        format: Pillow's name of another container, such as PNG for no further loss.
+        format: Pillow's name of another container, such as PNG for no further loss; or a function that chooses one by the row,
+            before anything is decoded.
         original: the source file's own bytes instead of what was decoded.
 
     Raises:
@@ -55,6 +56,7 @@ def restore(
         ArchiveDamagedError: its shard is.
     """
     row = find(Archive.open(archive) if isinstance(archive, str) else archive, key, with_original=original)
+    format = format(row) if callable(format) else format
     if original:
         data = original_of(row)
     else:

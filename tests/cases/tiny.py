@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 from PIL import Image
@@ -21,4 +22,5 @@ def kept(key: str, data: bytes) -> EncodedPhoto:
     return EncodedPhoto(
         key=key, image=data, codec="original", model=None, outcome=Outcome.KEPT, reason="asked for", format="PNG", width=8,
         height=8, mode="RGB", source_uri=f"/photos/{key}", source_bytes=len(data),
+        source_sha256=hashlib.sha256(data).hexdigest(),
     )  # fmt: skip

@@ -51,3 +51,12 @@ def test_demo_without_photos_says_what_to_do(tmp_path: Path) -> None:
     result = photoark("demo", "--photos", tmp_path, "--out", tmp_path / "out", "--codec", "avif")
     assert result.returncode == 2
     assert "--photos" in result.stderr
+
+
+def test_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes((PHOTOS / "brushes.jpg").read_bytes())
+    result = photoark("demo", "--out", tmp_path, "--codec", "avif")
+    assert result.returncode == 2
+    assert "name another --out" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "mine.jpg"]

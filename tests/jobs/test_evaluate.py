@@ -65,6 +65,9 @@ def test_json_is_one_summary_and_failures_are_listed(folder: Path, tmp_path: Pat
     assert not (tmp_path / "out" / "crops.png").exists()
     (tmp_path / "photos" / "sunset.png").unlink()
     result = photoark(*command)
+    assert result.returncode == 2
+    assert "evaluation.json, table.txt" in result.stderr and "--overwrite" in result.stderr
+    result = photoark(*command, "--overwrite")
     assert result.returncode == 3, result.stderr
     assert "failed: notes.txt: the file is not an image" in result.stderr
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["means"] == []
