@@ -26,7 +26,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> bytes:
-    walk = jpeg_walk.walk(data)
+    walk = jpeg_walk.walk(data, is_whole=False)
     header = b""
     for segment in walk.segments[: walk.num_in_header]:
         marker, payload = segment.marker, segment.payload

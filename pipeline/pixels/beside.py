@@ -73,15 +73,17 @@ def _colours(image: Image.Image, data: bytes) -> str | None:
 
 def _png(data: bytes, metadata: PhotoMetadata) -> str | None:
     chunks, rest = png_walk.walk(data)
-    payloads = {chunk.kind: chunk.payload for chunk in chunks}
+    payloads = {chunk.kind: chunk.payload for chunk in chunks if chunk.kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM")}
     if b"cICP" in payloads:
         return "colours by numbers (cICP), which only a PNG holds"
     for chunk in chunks:
-        if chunk.kind in png_walk.PICTURE or _png_travels(chunk, metadata) or not chunk.payload:
+        if chunk.kind in png_walk.PICTURE or _png_travels(chunk, metadata) or not chunk.num_bytes:
             continue
-        is_block = chunk.kind in _TEXTS and png_chunks.is_block(chunk.payload)
-        if chunk.is_critical or is_block or not dropped.is_in(dropped.PNG_CHUNKS, chunk.kind):
-            return f"a chunk {chunk.kind.decode('ascii', errors='backslashreplace')} of {len(chunk.payload)} bytes"
+        name = f"a chunk {chunk.kind.decode('ascii', errors='backslashreplace')} of {chunk.num_bytes} bytes"
+        if chunk.kind in (b"iCCP", b"eXIf") or (chunk.kind in _TEXTS and png_chunks.is_block(chunk.payload)):
+            return f"{name}: metadata that cannot be read, or is there twice"
+        if chunk.is_critical or not dropped.is_in(dropped.PNG_CHUNKS, chunk.kind):
+            return name
     if not (metadata.icc or b"sRGB" in payloads or _is_srgb(payloads)):
         return "colours by numbers (gAMA, cHRM), which only a PNG holds"
     return dropped.trailer(rest)
@@ -96,16 +98,16 @@ def _png_travels(chunk: png_walk.Chunk, metadata: PhotoMetadata) -> bool:
         block = png_chunks.block_in(chunk.kind, chunk.payload)
         if block is not None and photoshop.resources(block)[0]:
             return beside_jpeg.more_than_iptc(block, metadata) is None
-        return block is not None and block in (metadata.exif, metadata.icc, metadata.xmp, metadata.iptc)
+        return block is not None and block in (b"", metadata.exif, metadata.icc, metadata.xmp, metadata.iptc)
     return chunk.kind == b"pHYs"
 
 
 def _is_srgb(payloads: dict[bytes, bytes]) -> bool:
-    (gamma,) = struct.unpack_from(">I", payloads.get(b"gAMA", struct.pack(">I", _SRGB_GAMMA)))
-    whites = struct.unpack_from(">8I", payloads.get(b"cHRM", struct.pack(">8I", *_SRGB_CHROMATICITIES)))
-    return abs(gamma - _SRGB_GAMMA) < 1000 and all(
-        abs(found - expected) < 200 for found, expected in zip(whites, _SRGB_CHROMATICITIES, strict=True)
-    )
+    gamma, whites = payloads.get(b"gAMA", b""), payloads.get(b"cHRM", b"")
+    # One that is too short is none, for decoders too.
+    is_plain_gamma = len(gamma) < 4 or abs(int.from_bytes(gamma[:4], "big") - _SRGB_GAMMA) < 1000
+    found = struct.unpack_from(">8I", whites) if len(whites) >= 32 else _SRGB_CHROMATICITIES
+    return is_plain_gamma and all(abs(a - b) < 200 for a, b in zip(found, _SRGB_CHROMATICITIES, strict=True))
 
 
 def _webp(data: bytes, metadata: PhotoMetadata) -> str | None:

@@ -43,7 +43,9 @@ def num_pictures(data: bytes) -> int:
     Raises:
         ValueError: its segments cannot be told apart.
     """
-    return max([1, *(_listed(segment.payload) or 1 for segment in walk(data).segments if _is(segment, "APP2", _MPF))])
+    return max(
+        [1, *(_listed(segment.payload) or 1 for segment in walk(data, is_whole=False).segments if _is(segment, "APP2", _MPF))]
+    )
 
 
 def more_than_picture(data: bytes, metadata: PhotoMetadata) -> str | None:

@@ -1,7 +1,7 @@
 """Width, height and frames that a file claims, read from its first bytes without a decoder.
 
 For the formats whose libraries do more than look before the pixels are asked for: JPEG XL is decoded whole, WebP gets two
-canvases, and a PNG is decoded for its EXIF, which may stand behind the pixels.
+canvases. Of a PNG the claim saves taking its chunks apart.
 Sources: ISO/IEC 18181-1 (JPEG XL codestream, annex D), 18181-2 (its container), RFC 9649 (WebP), W3C PNG, section 11.2.1.
 """
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
-HIDDEN_ORIENTATION = 0x0113
-"""A tag that nobody uses, next to the orientation's, so that tags stay sorted."""
+EMPTY = b"II*\0\x08\0\0\0" + bytes(6)
+"""A directory of no entries, and no other."""
 _SHORT = 3
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 
@@ -40,16 +40,6 @@ def upright(exif: bytes) -> bytes:
         if tag == ORIENTATION:
             struct.pack_into(order + "HIHH", patched, at + 2, _SHORT, 1, 1, 0)
     return bytes(patched)
-
-
-def renamed(exif: bytes, old: int, new: int) -> bytes:
-    """The same block with the tag `old` of its first directory under the number `new`."""
-    for at, tag, _, order in _entries(exif):
-        if tag == old:
-            patched = bytearray(exif)
-            struct.pack_into(order + "H", patched, at, new)
-            return bytes(patched)
-    return exif
 
 
 def _entries(exif: bytes) -> Iterator[tuple[int, int, int, str]]:

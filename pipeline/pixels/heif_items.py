@@ -47,6 +47,8 @@ class Item:
     """Where its extents count from: 0 the file, 1 the `idat` box."""
     extents: list[tuple[int, int]] = field(default_factory=list)
     """Offset and length of each."""
+    located_at: list[tuple[int, int]] = field(default_factory=list)
+    """Where the file says all this: start and end of the numbers."""
 
     @property
     def is_xmp(self) -> bool:
@@ -160,6 +162,8 @@ def without_metadata(data: bytes) -> bytes:
     for item in read_items(data).items.values():
         if item.kind in _HIDDEN:
             out[item.kind_at : item.kind_at + 4] = _HIDDEN[item.kind]
+            for start, end in item.located_at:  # decoders refuse a file for an item that lies outside of it, too
+                out[start:end] = bytes(end - start)
     return bytes(out)
 
 
@@ -220,21 +224,17 @@ def _locate(data: bytes, iloc: Box, items: dict[int, Item]) -> None:
     wide = 4 if version == 2 else 2
     at = iloc.start + 6 + wide
     for _ in range(_number(data, at - wide, wide)):
-        item = items.get(_number(data, at, wide))
+        item = items.get(_number(data, at, wide)) or Item(0, b"", 0)
         at += wide
-        method = _number(data, at, 2) & 15 if version in (1, 2) else 0
-        at += (2 if version in (1, 2) else 0) + 2  # and the reference to another file
-        base = _number(data, at, base_bytes)
-        num_extents = _number(data, at + base_bytes, 2)
-        at += base_bytes + 2
+        base_at = at + (4 if version in (1, 2) else 2)  # behind the method and the number of another file
+        item.method = _number(data, at, 2) & 15 if version in (1, 2) else 0
+        base, num_extents = _number(data, base_at, base_bytes), _number(data, base_at + base_bytes, 2)
+        item.located_at.append((at, base_at + base_bytes))
+        at = base_at + base_bytes + 2
         for _ in range(num_extents):
-            at += index_bytes
-            extent = (base + _number(data, at, offset_bytes), _number(data, at + offset_bytes, length_bytes))
-            at += offset_bytes + length_bytes
-            if item is not None:
-                item.extents.append(extent)
-        if item is not None:
-            item.method = method
+            start = at + index_bytes
+            item.extents.append((base + _number(data, start, offset_bytes), _number(data, start + offset_bytes, length_bytes)))
+            item.located_at.append((at, at := start + offset_bytes + length_bytes))
         if at > iloc.end:
             raise ValueError("locations beyond their box")
 

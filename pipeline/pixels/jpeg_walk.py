@@ -46,8 +46,11 @@ class Walk:
     """Behind the picture's end; empty where the end is missing."""
 
 
-def walk(data: bytes) -> Walk:
+def walk(data: bytes, *, is_whole: bool = True) -> Walk:
     """Take a JPEG apart.
+
+    Args:
+        is_whole: False to stop at the first scan, whose bytes are most of the file.
 
     Raises:
         ValueError: it has no scan, or a segment's length is impossible or exceeds the file.
@@ -74,6 +77,9 @@ def walk(data: bytes) -> Walk:
             raise ValueError(f"a segment of {length} bytes")
         if marker == _START_OF_SCAN and scan_at < 0:
             scan_at, num_in_header = match.start(), len(segments)
+            if not is_whole:
+                match = None
+                break
         segments.append(Segment(marker, data[at + 2 : at + length]))
         at += length
     if scan_at < 0:

@@ -1,14 +1,17 @@
 """EXIF, ICC, XMP, IPTC and print resolution: taken out of a file verbatim, and put into the restored one.
 
-    container      EXIF   ICC   XMP   IPTC                              resolution   which way is up, says
-    JPEG           x      x     x     Photoshop's resources, APP13      JFIF         EXIF
-    PNG            x      x     x     a text profile, as ImageMagick's  pHYs         EXIF
-    WebP           x      x     x                                                    EXIF
-    TIFF           x      x     x     tag 33723, or 34377 (Photoshop's) EXIF         EXIF
-    HEIF, AVIF     x      x     x                                                    the container, and not their EXIF
+    container      EXIF   ICC   XMP   IPTC                                 resolution
+    JPEG           x      x     x     Photoshop's resources, APP13         JFIF
+    PNG            x      x     x     a text profile, as ImageMagick's     pHYs
+    WebP           x      x     x
+    TIFF           x      x     x     tag 33723, or 34377 (Photoshop's)    EXIF
+    HEIF, AVIF     x      x     x
 
-Writing EXIF anew would lose maker notes, whose offsets count from its start: blocks are changed in place. A TIFF is one EXIF
-directory, layout and all; of it goes along what describes the photo. `dropped` lists what does not travel.
+Blocks are found without a decoder, which would read some of them in its own way, or refuse a photo for them. Writing EXIF anew
+would lose maker notes, whose offsets count from its start: blocks are changed in place. A TIFF is one EXIF directory, layout
+and all; of it goes along what describes the photo. IPTC goes into no other container.
+
+`orientation` says which way is up, `beside` what a file holds that is not here, and `dropped` what of that is lost.
 """
 
 from __future__ import annotations
@@ -40,11 +43,12 @@ def read_metadata(data: bytes) -> PhotoMetadata:
 
 def upright(metadata: PhotoMetadata) -> PhotoMetadata:
     """The same for pixels that are stored as displayed: orientation 1 in EXIF and XMP."""
-    return replace(
-        metadata,
-        exif=exif_block.upright(metadata.exif) if metadata.exif else None,
-        xmp=xmp.upright(metadata.xmp) if metadata.xmp else None,
-    )
+    packet = xmp.upright(metadata.xmp) if metadata.xmp else None
+    extended = xmp.upright(metadata.xmp_extended) if metadata.xmp_extended else None
+    if packet and extended and extended != metadata.xmp_extended:
+        packet = xmp.referring_to(packet, extended)
+    exif = exif_block.upright(metadata.exif) if metadata.exif else None
+    return replace(metadata, exif=exif, xmp=packet, xmp_extended=extended)
 
 
 def in_parts_of(format: str, metadata: PhotoMetadata) -> PhotoMetadata:
@@ -96,7 +100,7 @@ def save_options(format: str, metadata: PhotoMetadata) -> dict[str, Any]:
 
 
 def _of_jpeg(data: bytes) -> PhotoMetadata:
-    segments = [(segment.name, segment.payload) for segment in jpeg_walk.walk(data).segments]
+    segments = [(segment.name, segment.payload) for segment in jpeg_walk.walk(data, is_whole=False).segments]
     jfif = next((data for name, data in segments if name == "APP0" and data.startswith(b"JFIF\0")), None)
     packet = jpeg_segments.xmp_of(segments)
     digest = xmp.extended_digest(packet) if packet else None

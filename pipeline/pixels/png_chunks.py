@@ -24,7 +24,7 @@ from pipeline.records import PhotoMetadata
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _PROFILE_KEYWORD = b"Raw profile type "
-_PROFILE = re.compile(rb"\n.*?\n\s*\d+\n(.*)", re.DOTALL)
+_PROFILE = re.compile(rb"\n[^\n]*\n\s{0,20}\d{1,20}\n(.*)", re.DOTALL)
 _TIFF = (b"II*\0", b"MM\0*")
 _MAX_BYTES = 16 << 20
 """Of a block when decompressed: an honest one is far smaller, and a hostile one could grow without bound."""
@@ -35,7 +35,8 @@ def metadata_of(data: bytes) -> PhotoMetadata:
     """Metadata of a PNG; where two chunks hold the same kind, the standard one counts."""
     exif = icc = xmp = phys = None
     profiles: dict[bytes, bytes] = {}
-    for kind, payload in ((chunk.kind, chunk.payload) for chunk in png_walk.walk(data)[0]):
+    chunks, _ = png_walk.walk(data)
+    for kind, payload in ((chunk.kind, chunk.payload) for chunk in chunks if chunk.kind not in png_walk.PICTURE):
         if kind == b"eXIf":
             exif = exif or payload
         elif kind == b"pHYs":

@@ -15,9 +15,26 @@ class Chunk:
     """One chunk; its checksum is not looked at."""
 
     kind: bytes
-    payload: bytes
-    whole: bytes
-    """With length, type and checksum."""
+    file: bytes
+    start: int
+    """Of its length, in the file."""
+    end: int
+    """Behind its checksum."""
+
+    @property
+    def payload(self) -> bytes:
+        """What it holds."""
+        return self.file[self.start + 8 : max(self.start + 8, self.end - 4)]
+
+    @property
+    def whole(self) -> memoryview:
+        """With length, type and checksum."""
+        return memoryview(self.file)[self.start : self.end]
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the payload."""
+        return self.end - self.start - 12
 
     @property
     def is_critical(self) -> bool:
@@ -31,9 +48,8 @@ def walk(data: bytes) -> tuple[list[Chunk], bytes]:
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + size
-        chunks.append(Chunk(kind, data[at + 8 : at + 8 + size], data[at:end]))
-        at = end
+        chunks.append(Chunk(kind, data, at, at + 12 + size))
+        at += 12 + size
         if kind == b"IEND":
             return chunks, data[at:]
     return chunks, b""

@@ -128,8 +128,9 @@ def with_layout_alone(data: bytes) -> bytes:
     assert order is not None
     at = len(data) + (len(data) & 1)
     layout = [entry for entry in _first(data, order) if entry.tag in _LAYOUT and entry.tag != _MORE_DIRECTORIES]
-    file = data[:4] + struct.pack(order + "I", at) + data[HEADER_BYTES:] + bytes(at - len(data))
-    return file + write_directory(layout, at, order)
+    rest = memoryview(data)[HEADER_BYTES:]  # of large files, copied once
+    head = data[:4] + struct.pack(order + "I", at)
+    return b"".join((head, rest, bytes(at - len(data)), write_directory(layout, at, order)))
 
 
 def tags_of(data: bytes) -> frozenset[int]:

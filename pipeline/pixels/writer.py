@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from PIL import Image
 
 from pipeline.errors import UnsupportedPhotoError
 from pipeline.pixels import exif, png_chunks, resolution, tiff
-from pipeline.pixels.metadata import in_parts_of, save_options, upright
+from pipeline.pixels.metadata import in_parts_of, read_metadata, save_options, upright
 from pipeline.pixels.orientation import TURNED_BY_EXIF, turned_back
-from pipeline.pixels.xmp import marked
+from pipeline.pixels.xmp import can_be_marked, marked
 from pipeline.records import PhotoHeader, PhotoMetadata
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _LOSSLESS_OPTIONS: dict[str, dict[str, Any]] = {
 WRITABLE_FORMATS = frozenset(_OPTIONS)
 """Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
 _INSTEAD = "; restore with --format PNG"
+_MIN_HIDDEN_BYTES = 32
+"""Of a placeholder: no other bytes of a file are like it."""
 _WITHOUT_GREY = frozenset({"WEBP"})
 
 
@@ -83,10 +86,8 @@ def write_photo(
     options = chosen | (save_options(format, metadata) if format != "TIFF" else {})
     if format == "AVIF" and image.mode == "L":
         options["subsampling"] = "4:0:0"
-    is_hidden = format == "AVIF" and "exif" in options
-    if is_hidden:
-        # Pillow would take the orientation out and write EXIF anew, which loses maker notes.
-        options["exif"] = exif.PREFIX + exif.renamed(metadata.exif or b"", exif.ORIENTATION, exif.HIDDEN_ORIENTATION)
+    # The libraries would write these anew or refuse them, and turn pixels by what they find in there.
+    hidden = _hidden(options) if format in ("AVIF", "HEIF") else {}
     buffer = io.BytesIO()
     try:
         image.save(buffer, format=format, **options)
@@ -95,24 +96,46 @@ def write_photo(
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
         raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}{_INSTEAD}") from error
     data = buffer.getvalue()
-    if is_hidden:
-        return data.replace(options["exif"][len(exif.PREFIX) :], metadata.exif or b"", 1)
+    for placeholder, block in hidden.items():
+        data = data.replace(placeholder, block, 1)
     return _with_resolution(data, format, resolution.parse(metadata.resolution))
 
 
-def why_not_back(header: PhotoHeader) -> str | None:
+def _hidden(options: dict[str, Any]) -> dict[bytes, bytes]:
+    """Put placeholders for EXIF and XMP into options, in place; placeholder -> block."""
+    hidden = {}
+    for name, start in (("exif", exif.EMPTY), ("xmp", b"")):
+        block = options.get(name, b"").removeprefix(exif.PREFIX)
+        filler = hashlib.shake_128(name.encode()).hexdigest(len(block)).encode()
+        placeholder = (start + filler)[: len(block)]
+        if len(placeholder) >= _MIN_HIDDEN_BYTES:
+            options[name] = placeholder
+            hidden[placeholder] = block
+    return hidden
+
+
+def why_not_back(header: PhotoHeader, *, is_marked: bool) -> str | None:
     """Why a photo could not be written back into its own container with its metadata; None where it can.
 
-    A picture of a few pixels is written with them, and with the note that neural codecs add.
+    A picture of a few pixels is written with them and read again.
+
+    Args:
+        is_marked: with the note that neural codecs add, too.
     """
     import numpy as np  # here: the process that decodes for others does without
 
-    if header.metadata == PhotoMetadata(resolution=header.metadata.resolution):
+    metadata = header.metadata
+    if metadata == PhotoMetadata(resolution=metadata.resolution):
         return None
-    metadata = replace(header.metadata, xmp=marked(header.metadata.xmp, codec="c" * 32, model="0" * 16))
+    if is_marked and metadata.xmp and not can_be_marked(metadata.xmp):
+        return "its XMP cannot be read, so it could not say which model made the pixels"
+    wanted = [metadata, replace(metadata, xmp=marked(metadata.xmp, codec="c" * 32, model="0" * 16))]
     pixels = np.zeros((16, 16, 3), np.uint8)
     try:
-        write_photo(pixels, format=header.format, mode=header.mode, metadata=metadata, orientation=header.orientation)
+        for blocks in wanted if is_marked else wanted[:1]:
+            data = write_photo(pixels, format=header.format, mode=header.mode, metadata=blocks, orientation=header.orientation)
+            if reason := _lost(header.format, blocks, data):
+                return reason
     except UnsupportedPhotoError as error:
         return f"it could not be restored as it was: {error.message.removesuffix(_INSTEAD)}"
     return None
@@ -124,3 +147,15 @@ def _with_resolution(data: bytes, format: str, found: resolution.Resolution | No
     if found is not None and format == "PNG" and (payload := resolution.as_phys(found)):
         return png_chunks.with_chunk(data, b"pHYs", payload)
     return data
+
+
+def _lost(format: str, metadata: PhotoMetadata, data: bytes) -> str | None:
+    """Which block of metadata is not in a written file as it was."""
+    expected = in_parts_of(format, metadata if format in TURNED_BY_EXIF else upright(metadata))
+    found = read_metadata(data)
+    if format not in TURNED_BY_EXIF:
+        expected = replace(expected, icc=None)  # which decoders read
+    for name, kind in (("exif", "EXIF"), ("icc", "ICC"), ("xmp", "XMP"), ("xmp_extended", "XMP"), ("iptc", "IPTC")):
+        if getattr(expected, name) != getattr(found, name):
+            return f"its {kind} could not be written back as it was"
+    return None

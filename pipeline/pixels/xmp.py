@@ -5,9 +5,10 @@ Sources: XMP specification (ISO 16684-1), part 3 for the two parts of a JPEG's; 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
-from xml.etree import ElementTree
+from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 ENHANCED = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
@@ -15,8 +16,16 @@ ENHANCED = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanc
 _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _PHOTOARK = "urn:photoark:1.0/"
 _END_OF_RDF = re.compile(rb"</(?:[\w.-]+:)?RDF\s*>")
-_ABOUT = re.compile(rb"""[\w.-]+:about\s*=\s*("[^"]*"|'[^']*')""")
-_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|\s*>\s*))[2-8]""")
+_ABOUT = re.compile(rb"""(?<![\w.-])[\w.-]{1,64}:about\s*=\s*("[^"]*"|'[^']*')""")
+_TIFF_PREFIX = re.compile(rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/tiff/1\.0/["']""")
+_ORIENTATION_IN_DAMAGE = re.compile(rb"""(tiff:Orientation(?:="|>))[0-9]""")
+"""What Pillow finds even in a packet that is no XML."""
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (b"<\0\0\0", "utf-32-le"), (b"\0\0\0<", "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"), (b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"),
+)  # fmt: skip
+_DECLARED = re.compile(rb"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*(?:"[^"]*"|'[^']*')""")
 _SOURCE_TYPE = re.compile(rb"""(:DigitalSourceType\s*(?:=\s*["']|[\w.-]+:resource\s*=\s*["']|>\s*))[^"'<]*""")
 _EXTENDED = re.compile(rb"""(HasExtendedXMP\s*(?:=\s*["']|>\s*))([0-9A-Fa-f]{32})""")
 _EXTENDED_PROPERTY = re.compile(
@@ -24,7 +33,7 @@ _EXTENDED_PROPERTY = re.compile(
 )
 _NOTE = b"http://ns.adobe.com/xmp/note/"
 _WRAPPER = re.compile(rb"<\?xpacket[^>]*\?>")
-_PADDING = re.compile(rb"\s+(?=<\?xpacket end=)")
+_END_OF_PACKET = b"<?xpacket end="
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta>'
@@ -33,8 +42,24 @@ _EMPTY = (
 
 
 def upright(xmp: bytes) -> bytes:
-    """The same packet with orientation 1, where it holds one."""
-    return _ORIENTATION.sub(rb"\g<1>1", xmp)
+    """The same packet with orientation 1, where it holds one, under whatever prefix and in whatever encoding."""
+    encoding = _encoding_of(xmp)
+    text = xmp.decode(encoding).encode() if encoding else xmp
+    patched = text
+    for prefix in {b"tiff", *_TIFF_PREFIX.findall(text)}:
+        name = re.escape(prefix) + rb":Orientation"
+        patched = re.sub(rb"""(\s%s\s*=\s*)(?:"[^"]*"|'[^']*')""" % name, rb'\g<1>"1"', patched)
+        patched = re.sub(rb"(<%s(?:\s[^<>]*)?(?<!/)>)[^<]*(</%s\s*>)" % (name, name), rb"\g<1>1\g<2>", patched)
+    patched = _ORIENTATION_IN_DAMAGE.sub(rb"\g<1>1", patched)
+    if patched == text:
+        return xmp
+    return patched.decode().encode(encoding) if encoding else patched
+
+
+def can_be_marked(xmp: bytes) -> bool:
+    """Whether `marked` adds to a packet, rather than put another one in its place."""
+    packet = _in_utf8(xmp)
+    return _is_xml(packet) and _END_OF_RDF.search(packet) is not None
 
 
 def marked(xmp: bytes | None, *, codec: str, model: str) -> bytes:
@@ -43,9 +68,10 @@ def marked(xmp: bytes | None, *, codec: str, model: str) -> bytes:
     A digital source type that is there gives way; a packet that is no XMP does too.
     """
     source_type = ENHANCED.encode()
-    if xmp and _root(xmp) is not None and _END_OF_RDF.search(xmp):
+    if xmp and can_be_marked(xmp):
+        xmp = _in_utf8(xmp)
         packet, num_found = _SOURCE_TYPE.subn(rb"\g<1>" + source_type, xmp)
-        if _root(packet) is None:
+        if not _is_xml(packet):
             packet, num_found = xmp, 0
     else:
         packet, num_found = _EMPTY, 0
@@ -61,7 +87,9 @@ def marked(xmp: bytes | None, *, codec: str, model: str) -> bytes:
     said_there = b"<rdf:Description" + b"".join(said) + b"/>"
     packet = packet[:at] + said_there + packet[at:]
     # The white space before the end is there to be written into: a JPEG's packet may be as long as its segment allows.
-    return _PADDING.sub(lambda padding: padding[0][min(len(said_there), len(padding[0])) :], packet)
+    before, mark, behind = packet.rpartition(_END_OF_PACKET)
+    padding = len(before) - len(before.rstrip())
+    return before[: len(before) - min(len(said_there), padding)] + mark + behind
 
 
 def extended_digest(xmp: bytes) -> bytes | None:
@@ -82,7 +110,7 @@ def joined(xmp: bytes, extended: bytes) -> bytes | None:
     if inner is None or not ends:
         return None
     packet = _EXTENDED_PROPERTY.sub(b"", xmp[: ends[-1]] + inner[1] + xmp[ends[-1] :])
-    return packet if _root(packet) is not None else None
+    return packet if _is_xml(packet) else None
 
 
 def divided(xmp: bytes) -> tuple[bytes, bytes] | None:
@@ -91,18 +119,36 @@ def divided(xmp: bytes) -> tuple[bytes, bytes] | None:
     All of it goes into the second part, which readers join with the first.
     """
     extended = _WRAPPER.sub(b"", xmp).strip(b"\0 \r\n\t")
-    if _root(extended) is None:
+    if not _is_xml(extended):
         return None
     reference = b'<rdf:Description rdf:about="" xmlns:xmpNote="%s" xmpNote:HasExtendedXMP="%s"/>'
     packet = _EMPTY.replace(b"</rdf:RDF>", reference % (_NOTE, b"0" * 32) + b"</rdf:RDF>")
     return referring_to(packet, extended), extended
 
 
-def _root(packet: bytes) -> ElementTree.Element | None:
-    """The parsed packet; None where it is no XML, or more than XMP may be: entities could grow without bound."""
-    if b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
-        return None
+def _encoding_of(xmp: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the first bytes; None of UTF-8, and of what is damaged."""
+    encoding = next((encoding for start, encoding in _ENCODINGS if xmp.startswith(start)), None)
     try:
-        return ElementTree.fromstring(packet.strip(b"\0 \r\n\t"))
-    except (ElementTree.ParseError, ValueError, LookupError):
+        xmp.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
         return None
+    return encoding
+
+
+def _in_utf8(xmp: bytes) -> bytes:
+    """The same packet in UTF-8, as everything here expects it."""
+    if (encoding := _encoding_of(xmp)) is None:
+        return xmp
+    return _DECLARED.sub(rb"\g<1>", xmp.decode(encoding).removeprefix("\ufeff").encode())
+
+
+def _is_xml(packet: bytes) -> bool:
+    """Whether it is XML, and no more than XMP may be: entities could grow without bound."""
+    if b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:
+        return False
+    try:
+        expat.ParserCreate(namespace_separator=" ").Parse(packet.strip(b"\0 \r\n\t"), True)
+    except (expat.ExpatError, ValueError, LookupError):
+        return False
+    return True

@@ -72,6 +72,7 @@ class EncodeWorker:
         """
         self._settings = settings
         self._rungs = list(zip(settings.ladder, settings.codecs(settings.ladder, settings.options), strict=True))
+        self._is_marked = any(codec.info.model for _, codec in self._rungs)
         self._scorer = settings.scorer()
         self._recipe = settings.recipe()
         self._codec_lock = threading.Lock()
@@ -145,7 +146,7 @@ class EncodeWorker:
                 return _Job(self._kept(row, data, None, recipe=self._recipe.refused))
             job = _Job(row, data)
             # A codec that takes the file needs no pixels; where they must not stand for the file, no other codec may serve.
-            reason = header.unsupported or why_not_back(header)
+            reason = header.unsupported or why_not_back(header, is_marked=self._is_marked)
             for rung, codec in self._rungs if reason else self._rungs[:1]:
                 if self._transcode(rung, codec, job):
                     return job
