@@ -27,7 +27,7 @@ from pipeline.stages.job import actor_options, prepare
 from pipeline.stages.logs import log_rows
 from pipeline.stages.metrics import record_state
 from pipeline.stages.reading import KNOWN, read_block, start_claims
-from pipeline.stages.resources import MIN_BLOCK_PHOTOS, PoolPlan
+from pipeline.stages.resources import MIN_BLOCK_PHOTOS, PoolPlan, largest_file_bytes
 from pipeline.stages.summary import JobSummary
 from pipeline.stages.until import until
 from pipeline.stages.work import STAGE, TRIES_ALONE, TRIES_TOGETHER, split_work, with_ends, with_no_work
@@ -93,7 +93,10 @@ def _stream(job: EncodeJob, photos: list[Photo], work: Work, *, share: bool) -> 
     claims = start_claims(work.holders) if share else None
     rows = (
         manifest.map_batches(
-            partial(read_block, claims=claims), batch_size=None, batch_format="pyarrow", num_cpus=plan.cpus_per_read
+            partial(read_block, claims=claims, max_bytes=largest_file_bytes(job.limits.max_bytes)),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=plan.cpus_per_read,
         )
         # As `map_batches`, which wants batches of so many rows where there are GPUs: a block is what an actor takes here.
         .map_batches_internal(EncodeWorker, fn_constructor_kwargs={"settings": settings}, **actor_options(plan))
@@ -120,7 +123,8 @@ def _each_alone(job: EncodeJob, photos: Mapping[str, Photo]) -> Generator[pa.Tab
     if not left:
         return
     plan, settings = _plan(job, len(left))
-    tables = {key: partial(read_block, photos_to_table([photo])) for key, photo in left.items()}
+    max_bytes = largest_file_bytes(job.limits.max_bytes)
+    tables = {key: partial(read_block, photos_to_table([photo]), max_bytes=max_bytes) for key, photo in left.items()}
     for key, attempt, result in each_alone(EncodeWorker, settings, plan, tables):
         if isinstance(result, str):
             yield with_no_work(encoded_to_table([_failed(left[key], result)]), "isolate", attempt)

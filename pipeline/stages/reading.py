@@ -33,7 +33,7 @@ _ADDED = pa.schema(
 )
 
 
-def read_block(table: pa.Table, claims: Any = None) -> pa.Table:
+def read_block(table: pa.Table, claims: Any = None, max_bytes: int = DEFAULT_LIMITS.max_bytes) -> pa.Table:
     """Add to manifest rows `data`, `sha256` and, where a file cannot be read, `reason`.
 
     A photo that need not be encoded has no data, and its `same_as` says which row has its stream: its own, where the bytes are
@@ -42,8 +42,9 @@ def read_block(table: pa.Table, claims: Any = None) -> pa.Table:
 
     Args:
         claims: handle of a `Claims` actor, where photos of the same bytes are to share a stream.
+        max_bytes: larger files are not read.
     """
-    read = [_read(photo) for photo in photos_from_table(table)]
+    read = [_read(photo, max_bytes) for photo in photos_from_table(table)]
     known = table[KNOWN].to_pylist() if KNOWN in table.column_names else [None] * len(read)
     for item, sha256 in zip(read, known, strict=True):
         if item.sha256 is not None and item.sha256 == sha256:
@@ -90,10 +91,12 @@ class _Item:
     read_s: float = 0.0
 
 
-def _read(photo: Photo) -> _Item:
-    if photo.size_bytes > DEFAULT_LIMITS.max_bytes:
-        limit = DEFAULT_LIMITS.max_bytes >> 20
-        return _Item(photo, reason=f"the file has {photo.size_bytes >> 20} MiB, more than the limit of {limit} MiB")
+def _read(photo: Photo, max_bytes: int) -> _Item:
+    if photo.size_bytes > max_bytes:
+        limit = f"the limit of {max_bytes >> 20} MiB"
+        if max_bytes < DEFAULT_LIMITS.max_bytes:
+            limit += ", a 16th of this machine's memory"
+        return _Item(photo, reason=f"the file has {photo.size_bytes >> 20} MiB, more than {limit}")
     started_s = time.perf_counter()
     try:
         with about(key=photo.key, stage="read"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from pipeline.errors import SettingError
 
@@ -187,3 +189,14 @@ def plan_training(resources: Mapping[str, float], num_workers: int, *, device: s
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def largest_file_bytes(limit: int) -> int:
+    """Bytes of the largest file that the driver on this machine can store, `limit` at most.
+
+    On its way into a shard a file of 300 MB took 2.4 GB of the driver and 1.9 GB of workers.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # without the file, or with "max" in it, there is no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limit, memory // 16)

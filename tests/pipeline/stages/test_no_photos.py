@@ -85,6 +85,15 @@ def test_where_bytes_may_not_be_stored_it_fails_with_the_reason(folder: Path) ->
         assert rows["a.png"].outcome is Outcome.ENCODED
 
 
+def test_a_file_that_is_too_large_to_store_fails_with_the_limit(folder: Path) -> None:
+    (folder / "film.mov").write_bytes(bytes(3 << 20))
+    rows = {
+        row["key"]: row for row in read_block(photos_to_table(list_source(str(folder)).photos), max_bytes=2 << 20).to_pylist()
+    }
+    assert rows["film.mov"]["reason"] == "the file has 3 MiB, more than the limit of 2 MiB, a 16th of this machine's memory"
+    assert rows["clip.mp4"]["data"] == NO_PHOTOS["clip.mp4"]
+
+
 def test_photos_only_leaves_out_and_counts_what_is_no_photo(folder: Path) -> None:
     (folder / "nothing").symlink_to("nowhere")
     listing = list_source(str(folder), Selection(photos_only=True))
