@@ -12,6 +12,7 @@ from jobs.options import ArchiveUrl, AsJson, Include
 from jobs.phrases import count
 
 if TYPE_CHECKING:
+    from pipeline.archive.commit import Archive
     from pipeline.records import EncodedPhoto
 
 
@@ -21,14 +22,26 @@ def ls(
     long: Annotated[
         bool, typer.Option("--long", "-l", help="Outcome, codec, pixels, bytes of the file, bytes stored, and why.")
     ] = False,
+    shards: Annotated[
+        bool,
+        typer.Option(
+            "--shards", help="Instead, list the Parquet files that count, as paths or URLs: for tools without Delta Lake."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the keys of an archive."""
+    """List the keys of an archive, or its shards."""
     from pipeline.archive.commit import Archive
     from pipeline.archive.shard_reader import read_rows
     from pipeline.archive.summary import SIZE_COLUMNS, stream_size
+    from pipeline.errors import SettingError
     from pipeline.records import Outcome
 
+    if shards:
+        if include is not None or long:
+            raise SettingError("--shards lists whole files: leave out --include and --long")
+        _list_shards(Archive.open(archive), as_json=as_json)
+        return
     columns = ["codec", "reason", "recipe", *SIZE_COLUMNS] if long or as_json else []
     num_failed = 0
     for row in read_rows(Archive.open(archive), include, columns):
@@ -51,3 +64,10 @@ def _line(row: EncodedPhoto, stream_bytes: int) -> str:
     notes = [f"same as {row.same_as}"] * (row.same_as is not None) + [row.reason or ""] * (row.reason is not None)
     note = f"  ({'; '.join(notes)})" if notes else ""
     return f"{row.outcome:8} {row.codec or '-':12} {pixels:>11} {row.source_bytes:>12,} {stored:>12} {row.key}{note}"
+
+
+def _list_shards(archive: Archive, *, as_json: bool) -> None:
+    for shard in sorted(archive.shards(), key=lambda shard: (shard.least_key, shard.path)):
+        uri = archive.storage.uri(shard.path)
+        record = {"shard": uri, "num_rows": None if shard.num_rows < 0 else shard.num_rows, "size_bytes": shard.size_bytes}
+        typer.echo(json.dumps(record) if as_json else uri)

@@ -13,6 +13,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from pipeline.archive.compare import SOURCE_COLUMNS, SourceVersion, takes_place
@@ -103,10 +104,11 @@ class Archive:
         started_s = time.perf_counter()
         for i in range(_MAX_TRIES):
             self.log.refresh()
-            wanted, is_new = self._wanted(rows, seen)
-            if not wanted or self._insert(wanted, is_new=is_new):
-                self._tell(len(wanted), i + 1, started_s)
-                return len(wanted)
+            with self._unless_outrun():
+                wanted, is_new = self._wanted(rows, seen)
+                if not wanted or self._insert(wanted, is_new=is_new):
+                    self._tell(len(wanted), i + 1, started_s)
+                    return len(wanted)
         raise self._outrun()
 
     def refer(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> list[EncodedPhoto]:
@@ -125,20 +127,12 @@ class Archive:
         started_s = time.perf_counter()
         for i in range(_MAX_TRIES):
             self.log.refresh()
-            holders = self._rows_of({row.same_as for row in rows if row.same_as is not None}, _NARROW_COLUMNS)
-            changing = {row.key for row in rows}
-            ready: list[EncodedPhoto] = []
-            waiting: list[EncodedPhoto] = []
-            for row in rows:
-                holder = None if row.same_as is None or row.same_as in changing else holders.get(row.same_as)
-                if holder is not None and holds(holder, row.source_sha256):
-                    ready.append(reference(row, holder))
-                else:
-                    waiting.append(row)
-            wanted, is_new = self._wanted(ready, seen)
-            if not wanted or self._insert(wanted, is_new=is_new):
-                self._tell(len(wanted), i + 1, started_s)
-                return waiting
+            with self._unless_outrun():
+                ready, waiting = self._referring(rows)
+                wanted, is_new = self._wanted(ready, seen)
+                if not wanted or self._insert(wanted, is_new=is_new):
+                    self._tell(len(wanted), i + 1, started_s)
+                    return waiting
         raise self._outrun()
 
     def put(self, rows: Sequence[EncodedPhoto], *, drop: Collection[str] = (), ignore: Collection[str] = ()) -> None:
@@ -157,10 +151,40 @@ class Archive:
         started_s = time.perf_counter()
         for i in range(_MAX_TRIES):
             self.log.refresh()
-            if self._replace({row.key: row for row in rows}, drop=drop, ignore=ignore):
-                self._tell(len(rows), i + 1, started_s)
-                return
+            with self._unless_outrun():
+                if self._replace({row.key: row for row in rows}, drop=drop, ignore=ignore):
+                    self._tell(len(rows), i + 1, started_s)
+                    return
         raise self._outrun()
+
+    def has_moved_on(self, version: int) -> bool:
+        """Read the log again; whether it is another than `version`, by others' commits."""
+        self.log.refresh()
+        return self.log.version != version
+
+    @contextmanager
+    def _unless_outrun(self) -> Iterator[None]:
+        """Pass over damage if others have committed: `optimize --vacuum` deletes shards as soon as they are replaced."""
+        version = self.log.version
+        try:
+            yield
+        except ArchiveDamagedError:
+            if not self.has_moved_on(version):
+                raise
+
+    def _referring(self, rows: Sequence[EncodedPhoto]) -> tuple[list[EncodedPhoto], list[EncodedPhoto]]:
+        """Those of `rows` that are the same as a row with a stream, filled in, and the others."""
+        holders = self._rows_of({row.same_as for row in rows if row.same_as is not None}, _NARROW_COLUMNS)
+        changing = {row.key for row in rows}
+        ready: list[EncodedPhoto] = []
+        waiting: list[EncodedPhoto] = []
+        for row in rows:
+            holder = None if row.same_as is None or row.same_as in changing else holders.get(row.same_as)
+            if holder is not None and holds(holder, row.source_sha256):
+                ready.append(reference(row, holder))
+            else:
+                waiting.append(row)
+        return ready, waiting
 
     def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> tuple[dict[str, EncodedPhoto], bool]:
         """Those of `rows` that are to go in, by key, and whether none of them has a row yet."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.archive.commit import Archive
 from pipeline.archive.references import resolved
 from pipeline.archive.shard_reader import open_shard, read_group
-from pipeline.errors import KeyNotFoundError
+from pipeline.errors import ArchiveDamagedError, KeyNotFoundError
 from pipeline.records import STREAM_COLUMNS, EncodedPhoto, encoded_from_table
 
 
@@ -28,10 +28,13 @@ def find(archive: Archive, key: str, *, with_original: bool = False) -> EncodedP
         KeyNotFoundError: the archive holds no such key.
         ArchiveDamagedError: its shard is missing or damaged, or its stream is not where it should be.
     """
-    row = _row(archive, key, with_original=with_original)
-    if row is None:
-        raise KeyNotFoundError("the archive holds no such photo; `photoark ls` lists its keys", key=key)
-    return resolve(archive, row, with_original=with_original)
+    version = archive.log.version
+    try:
+        return _find(archive, key, with_original=with_original)
+    except ArchiveDamagedError:
+        if not archive.has_moved_on(version):
+            raise
+        return _find(archive, key, with_original=with_original)  # its shard was replaced, and deleted at once
 
 
 def resolve(archive: Archive, row: EncodedPhoto, *, with_original: bool = False) -> EncodedPhoto:
@@ -43,6 +46,13 @@ def resolve(archive: Archive, row: EncodedPhoto, *, with_original: bool = False)
     if row.same_as is None:
         return row
     return resolved(row, _row(archive, row.same_as, with_original=with_original))
+
+
+def _find(archive: Archive, key: str, *, with_original: bool) -> EncodedPhoto:
+    row = _row(archive, key, with_original=with_original)
+    if row is None:
+        raise KeyNotFoundError("the archive holds no such photo; `photoark ls` lists its keys", key=key)
+    return resolve(archive, row, with_original=with_original)
 
 
 def _row(archive: Archive, key: str, *, with_original: bool) -> EncodedPhoto | None:

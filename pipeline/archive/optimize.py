@@ -15,6 +15,7 @@ from pipeline.archive.log import ShardInfo
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import write_shard
+from pipeline.errors import ArchiveDamagedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,13 @@ def plan(shards: Sequence[ShardInfo], *, target_bytes: int) -> list[list[ShardIn
 
 
 def _merge(archive: Archive, group: Sequence[ShardInfo]) -> bool:
-    paths = {shard.path for shard in group}
-    rows = [row for shard in group for row in read_shard(archive.storage, shard.path)]
+    version, paths = archive.log.version, {shard.path for shard in group}
+    try:
+        rows = [row for shard in group for row in read_shard(archive.storage, shard.path)]
+    except ArchiveDamagedError:
+        if archive.has_moved_on(version) and not paths <= {shard.path for shard in archive.shards()}:
+            return False
+        raise
     merged = write_shard(archive.storage, rows)
     while paths <= {shard.path for shard in archive.shards()}:
         # Another writer's commit elsewhere does not change what these shards hold.

@@ -11,7 +11,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.log import Log, ShardInfo
 from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import read_columns
-from pipeline.errors import PhotoarkError
+from pipeline.errors import ArchiveDamagedError, PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage import Storage
 
@@ -42,6 +42,11 @@ class ServedArchive(Archive):
                 self._refreshed_s = time.monotonic()
             return super().shards()
 
+    def has_moved_on(self, version: int) -> bool:
+        """See `Archive.has_moved_on`; one thread at a time."""
+        with self._lock:
+            return super().has_moved_on(version)
+
     def page(self, *, prefix: str = "", after: str = "", limit: int) -> list[EncodedPhoto]:
         """The first `limit` rows, by their keys, with `LISTED_COLUMNS`.
 
@@ -52,6 +57,15 @@ class ServedArchive(Archive):
         Raises:
             ArchiveDamagedError: a shard is missing or damaged.
         """
+        version = self.log.version
+        try:
+            return self._page(prefix, after, limit)
+        except ArchiveDamagedError:
+            if not self.has_moved_on(version):
+                raise
+            return self._page(prefix, after, limit)  # a shard was replaced, and deleted at once
+
+    def _page(self, prefix: str, after: str, limit: int) -> list[EncodedPhoto]:
         found: list[EncodedPhoto] = []
         for shard in sorted(self.shards(), key=lambda shard: shard.least_key):
             if shard.greatest_key < prefix or shard.greatest_key <= after:

@@ -14,14 +14,16 @@ import pytest
 from deltalake import DeltaTable
 
 from pipeline.archive.commit import Archive
+from pipeline.archive.log import Log
 from pipeline.archive.lookup import find
 from pipeline.archive.optimize import optimize
 from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import render_shard, write_shard
-from pipeline.archive.vacuum import vacuum
+from pipeline.archive.vacuum import vacuum, vacuum_replaced
 from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
+from pipeline.serving.catalogue import ServedArchive
 from tests.pipeline.archive.test_archive import folder, row, versions
 
 
@@ -178,6 +180,104 @@ def test_vacuum_on_s3(s3_url: str) -> None:
     assert archive.storage.read("photos/a.jpg") == b"a photo"
     assert list(read_rows(Archive.open(s3_url))) == rows
     assert [orphan.path for orphan in verify(archive).orphans] == ["photos/a.jpg"]
+
+
+def shards_in(url: Path) -> set[str]:
+    """What a glob finds."""
+    return {path.name for path in url.glob("*.parquet")}
+
+
+def test_vacuum_of_replaced_shards_leaves_those_that_count_and_what_is_not_ours(archive: Archive) -> None:
+    filled(archive)
+    archive.put([row("0/0.jpg")])
+    merged = optimize(archive).merged
+    old, young = (write_shard(archive.storage, [row(f"never committed {i}")]).path for i in range(2))
+    foreign = {"photo.jpg", f"deep/{old}", "photos-of-mine.parquet"}
+    for name in foreign:
+        archive.storage.write(name, b"four")
+    for name in (old, *foreign):
+        age(folder(archive) / name, hours=2)
+    live = {shard.path for shard in archive.shards()}
+    before = {file.path for file in archive.storage.list()}
+    planned = vacuum_replaced(archive, merged=merged, dry_run=True)
+    assert {file.path for file in archive.storage.list()} == before
+    assert vacuum_replaced(archive, merged=merged) == planned
+    assert set(planned.paths) == {name for name in before if name.startswith("photos-")} - live - {young} - foreign
+    assert planned.left == (young,)
+    assert shards_in(folder(archive)) == live | {young, "photos-of-mine.parquet"}
+    assert foreign <= {file.path for file in archive.storage.list()}
+    age(folder(archive) / young, hours=2)
+    assert vacuum_replaced(archive).paths == (young,)
+    assert verify(Archive.open(archive.storage.url)).is_clean
+
+
+def test_a_replaced_shard_that_is_about_to_be_committed_again_stays(archive: Archive) -> None:
+    rows = filled(archive, num_shards=1)
+    (shard,) = archive.shards()
+    archive.put([row("0/0.jpg")])
+    assert write_shard(archive.storage, rows).path == shard.path
+    assert vacuum_replaced(archive).left == (shard.path,)
+    archive.put(rows[:1])
+    assert list(read_rows(Archive.open(archive.storage.url))) == rows
+
+
+def test_who_read_the_log_before_shards_were_deleted_reads_it_again(archive: Archive) -> None:
+    rows = filled(archive)
+    url = archive.storage.url
+    reader, writer, other = Archive.open(url), Archive.open(url), Archive.open(url)
+    served = ServedArchive(archive.storage, Log(archive.storage))
+    assert vacuum_replaced(archive, merged=optimize(archive).merged).paths
+    assert find(reader, rows[0].key) == rows[0]
+    assert find(served, rows[0].key) == rows[0]
+    assert [r.key for r in served.page(limit=3)] == [r.key for r in rows[:3]]
+    assert writer.commit([row("new.jpg")]) == 1
+    assert optimize(other).num_shards_after == 1
+    assert len(list(read_rows(Archive.open(url)))) == len(rows) + 1
+
+
+def test_a_shard_that_is_lost_is_damage_all_the_same(archive: Archive) -> None:
+    rows = filled(archive, num_shards=1)
+    (folder(archive) / archive.shards()[0].path).unlink()
+    with pytest.raises(ArchiveDamagedError, match="cannot be read"):
+        find(archive, rows[0].key)
+    with pytest.raises(ArchiveDamagedError, match="cannot be read"):
+        Archive.open(archive.storage.url).put([rows[0]])
+
+
+def test_writers_beside_merges_that_delete_at_once_lose_and_repeat_nothing(archive: Archive) -> None:
+    expected = {r.key for r in filled(archive, num_shards=3)}
+    url, fresh = archive.storage.url, [row(f"5/{i}.jpg") for i in range(12)]
+
+    def merge() -> None:
+        opened = Archive.open(url)
+        for _ in range(8):
+            vacuum_replaced(opened, merged=optimize(opened).merged)
+
+    def replace_rows() -> None:
+        opened = Archive.open(url)
+        for i in range(8):
+            opened.put([row("9/1", size=600 + i)])
+
+    writers = Archive.open(url)
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(task) for task in (merge, replace_rows, lambda: [writers.commit([r]) for r in fresh])]:
+            future.result()
+    last = Archive.open(url)
+    report = vacuum_replaced(last, merged=optimize(last).merged)
+    assert sorted(r.key for r in read_rows(Archive.open(url))) == sorted(expected | {r.key for r in fresh} | {"9/1"})
+    assert verify(Archive.open(url)).is_clean
+    # Tries that another writer outran are of nobody, which only time tells.
+    assert shards_in(folder(archive)) == {shard.path for shard in Archive.open(url).shards()} | set(report.left)
+
+
+@pytest.mark.s3
+def test_vacuum_of_replaced_shards_on_s3(s3_url: str) -> None:
+    archive = Archive.open_or_create(f"{s3_url}/archive")
+    rows = filled(archive, num_shards=2)
+    orphan = write_shard(archive.storage, [row("about to be committed")])
+    report = vacuum_replaced(archive, merged=optimize(archive).merged)
+    assert (len(report.paths), report.left) == (2, (orphan.path,))
+    assert list(read_rows(Archive.open(f"{s3_url}/archive"))) == rows
 
 
 @pytest.mark.chaos
