@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from pipeline.records import SkipReason
+if TYPE_CHECKING:
+    # The command line's help names the defaults, and loads no pyarrow for it.
+    from pipeline.records import SkipReason
 
 DEFAULT_EXCLUDES = (
     "#recycle/", "#snapshot/", "$RECYCLE.BIN/", ".@__thumb/", ".Spotlight-V100/", ".Trash-*/", ".Trashes/", ".fseventsd/",
@@ -36,6 +39,8 @@ class Selection:
 
     def refusal(self, key: str) -> SkipReason | None:
         """Why a file of this name is not taken; None if it is, as far as names tell."""
+        from pipeline.records import SkipReason
+
         if self.default_excludes and _is_excluded_by_default(key):
             return SkipReason.EXCLUDED_BY_DEFAULT
         if any(fnmatchcase(key, pattern) for pattern in self.exclude):
@@ -54,6 +59,8 @@ class Selection:
         Args:
             folder: key of the folder, without a slash at its end.
         """
+        from pipeline.records import SkipReason
+
         inside = f"{folder}/"
         if self.default_excludes and _is_excluded_by_default(inside):
             return SkipReason.EXCLUDED_BY_DEFAULT
