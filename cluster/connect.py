@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from pipeline.errors import PhotoarkError
 from pipeline.interrupt import Interrupt
 from pipeline.stages.resources import available_cores
 
@@ -58,9 +59,20 @@ def connected(
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ExitStack() as at_end:
         with Interrupt().held_back(), _without_sigterm_handler(), _quiet_stderr():  # Ray announces even that setting
-            ray.init(**options)
+            _start(options)
             at_end.callback(_stop)
         yield
+
+
+def _start(options: dict[str, Any]) -> None:
+    was_there = ray.is_initialized()
+    try:
+        ray.init(**options)
+    except Exception as error:  # of no type of its own
+        if was_there:
+            raise
+        what = f"Ray at {options['address']} cannot be joined" if options["address"] != "local" else "Ray did not start"
+        raise PhotoarkError(f"{what}: {str(error).splitlines()[0]} Run the same command again") from error
 
 
 def joins(address: str | None) -> bool:

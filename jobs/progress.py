@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.logs import are_lines_on_stderr, tell
-from jobs.phrases import count, duration
+from jobs.phrases import count, duration, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -68,9 +68,10 @@ def rates(progress: Progress) -> tuple[float, float, float]:
 
 
 def _facts(progress: Progress) -> list[str]:
-    photos_per_s, mb_per_s, _ = rates(progress)
+    photos_per_s = rates(progress)[0]
     failed = [f"{progress.num_failed:,} failed"] if progress.num_failed else []
-    return [f"{photos_per_s:.1f} photos/s", f"{mb_per_s:.2f} MB/s", *failed]
+    rate = f"{photos_per_s:.1f} photos/s" if photos_per_s >= 0.95 else f"{photos_per_s:.2g} photos/s"
+    return [rate, f"{size(progress.bytes_done / max(progress.elapsed_s, 1e-9))}/s", *failed]
 
 
 class _Json:
