@@ -23,6 +23,8 @@ _BYTE = re.compile(f"{_INTRODUCER}([89a-f][0-9a-f])")
 _LITERAL = re.compile(f"{_INTRODUCER}(?=[89a-f][0-9a-f])")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _UNSAFE = re.compile(f"[%/\0{_INTRODUCER}]")
+_ORDINARY = re.compile(f"(?:(?!\\.{{1,2}}(?:/|$))[^/\0{_INTRODUCER}]{{1,63}}(?:/(?!$)|$))+")
+"""Most keys: names of at most 63 characters, which take at most 252 bytes."""
 _MAX_SUFFIX_BYTES = 16
 
 
@@ -48,6 +50,8 @@ def restored_path(key: str) -> str:
     with a NUL or of more than `MAX_NAME_BYTES`, or one that looks like an escaped name. Different keys have different paths,
     and each stays below the destination.
     """
+    if _ORDINARY.fullmatch(key):
+        return key
     return "/".join(part if _is_name(part) else _escaped(part, _PART) for part in key.split("/"))
 
 

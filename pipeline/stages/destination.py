@@ -81,11 +81,11 @@ def _found(
     job: DecodeJob, archive: Archive, fragment: Fragment, taken: Mapping[str, datetime | None]
 ) -> list[tuple[EncodedPhoto, datetime | None]]:
     """Rows whose files `job` would write where there is something already, and when that changed."""
-    found = []
+    found, may_be_flat = [], any(map(may_be_escaped, taken))
     for row in encoded_from_table(read_fragment(archive.storage, fragment, _COLUMNS)):
         if row.outcome is Outcome.FAILED or (job.include is not None and not fnmatchcase(row.key, job.include)):
             continue
-        for path in (restored_path(row.key), flat_path(row.key)):
+        for path in (restored_path(row.key), *((flat_path(row.key),) if may_be_flat else ())):
             if path in taken:
                 found.append((row, taken[path]))
                 break
