@@ -43,11 +43,14 @@ def restore(
     """Restore one photo."""
     from jobs.outputs import check_output, is_stream, shown
     from jobs.settings import load_settings
+    from pipeline.locations import scheme_of
     from pipeline.names import key_of_name
     from pipeline.storage import Storage
 
     if original and format:
         raise SettingError("--original is the file as it is, --format another one: leave one of them out")
+    if output and scheme_of(output):
+        raise SettingError(f"-o {output} is a URL: name a file on this machine; `decode --include KEY` writes to URLs")
     key = _spelled(key)
     format = format.upper() if format else None
     path = None if output == "-" else Path(output) if output else _default_path(key, format)

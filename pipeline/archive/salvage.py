@@ -8,6 +8,7 @@ is proved before what is not. Shards that a job wrote and never committed serve 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -64,7 +65,8 @@ def salvage(storage: Storage, new_url: str) -> SalvageReport:
         ArchiveError: the new one can be neither opened nor made.
         StorageError: the shards cannot be listed, or the new ones not written.
     """
-    if Storage(new_url).url == storage.url:
+    new = Storage(new_url)
+    if new.url == storage.url or (new.is_local and os.path.realpath(new.url) == os.path.realpath(storage.url)):
         raise SettingError("the new archive must lie elsewhere: nothing is changed in a damaged one")
     shards = [_unlogged(file.path, file.size_bytes) for file in storage.list() if SHARD_NAME.fullmatch(file.path)]
     if not shards:

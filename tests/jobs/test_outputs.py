@@ -97,6 +97,7 @@ def test_the_suffix_chooses_the_format(options: tuple[str, ...], name: str, form
         ("dir/a.png", ("--format", "gif"), "--format GIF: choose one of"),
         ("dir/a.png", ("-o", "nodir/x.png"), "there is no folder nodir"),
         ("dir/a.png", ("-o", "."), "is a folder"),
+        ("dir/a.png", ("-o", "s3://bucket/x.png"), "is a URL"),
         ("dir/a.png", ("-o", "x" * 300 + ".png"), "File name too long"),
         ("kept.png", ("-o", "x.jpg"), r"kept.png is a PNG file, and its own bytes are stored: 16-bit; name the output \*\.png"),
         ("kept.png", ("--format", "JPEG"), "its own bytes are stored"),

@@ -91,8 +91,10 @@ def test_nobody_begins_a_new_log_over_shards(archive: Archive, tmp_path: Path) -
     (damage,) = json.loads(verified.stdout)["damages"]
     assert (verified.returncode, damage["kind"], damage["keys"]) == (4, "log", list("abcdefghkl"))
     assert "photoark salvage" in damage["what"]
-    with pytest.raises(SettingError, match="elsewhere"):
-        salvage(Storage(folder), str(folder))
+    (tmp_path / "link").symlink_to(folder)
+    for folder_again in (folder, tmp_path / "link"):
+        with pytest.raises(SettingError, match="elsewhere"):
+            salvage(Storage(folder), str(folder_again))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArchiveNotFoundError, match="no shards"):
         salvage(Storage(tmp_path / "empty"), str(tmp_path / "new"))
