@@ -33,24 +33,29 @@ _LONG, _DIRECTORY = 4, 13
 _MAX_DIRECTORIES = 64
 _IPTC_MARK, _IPTC_HEADER = 0x1C, 5
 
-_ENTRIES = b"|".join(
-    re.escape(struct.pack(f"{order}HH{count}", GPS_DIRECTORY, kind, 1))
+_ENTRIES = tuple(
+    struct.pack(f"{order}HH{count}", GPS_DIRECTORY, kind, 1)
     for order in "<>"
     for count, kinds in (("I", (4, 13)), ("Q", (4, 13, 16, 18)))
     for kind in kinds
 )
 """A directory's entry for a GPS directory, in a TIFF or a BigTIFF."""
-_MAP_ENTRIES = rb"(?:\x82\x84|\xd8\x85)\x0c\0.\0\0\0|(?:\x84\x82|\x85\xd8)\0\x0c\0\0\0"
-"""A map's tie points or matrix."""
-_FILMS = rb"\0\0\0[\x08-\x40]ftyp(?!mif1|msf1|hei[cxms]|hev[cx]|avi[fs]|jxl )|moov.{4}mvhd"
-_UNREADABLE = rb"x\0m\0p\0m\0e\0t\0a\0|brobExif|brobxml |deflate\0"
+_UNREADABLE = (b"x\0m\0p\0m\0e\0t\0a\0", b"brobExif", b"brobxml ", b"deflate\0")
 """XMP in UTF-16, metadata under the compression of JPEG XL and of HEIF: not looked into."""
+_OTHERS = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        # A map's tie points or matrix.
+        rb"\x82\x84\x0c\0.\0\0\0", rb"\xd8\x85\x0c\0.\0\0\0", rb"\x84\x82\0\x0c\0\0\0", rb"\x85\xd8\0\x0c\0\0\0",
+        # A film.
+        rb"ftyp(?<=\0\0\0[\x08-\x40]ftyp)(?!mif1|msf1|hei[cxms]|hev[cx]|avi[fs]|jxl )", rb"moov.{4}mvhd",
+    )
+)  # fmt: skip
 _KNOWN_SEGMENTS = re.compile(
     rb"\xe0(?:JFIF|JFXX|AMPF|AVI1)|\xe1(?:Exif\0\0|http://ns\.adobe\.com/)|\xe2(?:ICC_PROFILE\0|MPF\0|urn:iso:)|\xeaAROT\0"
     rb"|\xebJP|\xecDucky|\xed(?:Photoshop 3\.0\0|Adobe_CM)|\xeeAdobe|\xefQ"
 )
 """Of a JPEG, by marker and payload: those that hold no position, or one that the patterns find."""
-_PATTERNS = re.compile(b"|".join((_ENTRIES, _MAP_ENTRIES, _FILMS, _UNREADABLE, xmp_positions.IN_BYTES.pattern)), re.DOTALL)
 
 
 def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
@@ -74,11 +79,11 @@ def without_gps(metadata: PhotoMetadata) -> PhotoMetadata:
 
 def may_hold_gps(data: bytes) -> bool:
     """Whether a file that is kept as it is may hold a position, anywhere in it, or something that cannot be looked into."""
-    if _PATTERNS.search(data):
+    if _is_seen_in(data):
         return True
     container = container_of(data)
     if container == "PNG":
-        return any(text is None or _PATTERNS.search(text) for text in png_chunks.plain_texts(data))
+        return any(text is None or _is_seen_in(text) for text in png_chunks.plain_texts(data))
     return container == "JPEG" and _has_unknown_parts(data)
 
 
@@ -105,7 +110,7 @@ def exif_without_gps(exif: bytes) -> bytes | None:
         if found is None or len(seen) > _MAX_DIRECTORIES:
             return None
         left += found
-    return None if _PATTERNS.search(patched) else bytes(patched)
+    return None if _is_seen_in(bytes(patched)) else bytes(patched)
 
 
 def iptc_without_gps(iptc: bytes) -> bytes | None:
@@ -122,6 +127,14 @@ def iptc_without_gps(iptc: bytes) -> bytes | None:
             kept += iptc[at:end]
         at = end
     return kept + iptc[at:] or None
+
+
+def _is_seen_in(data: bytes) -> bool:
+    return (
+        any(pattern in data for pattern in (*_ENTRIES, *_UNREADABLE))
+        or any(pattern.search(data) for pattern in _OTHERS)
+        or xmp_positions.in_bytes(data)
+    )
 
 
 def _has_unknown_parts(jpeg: bytes) -> bool:

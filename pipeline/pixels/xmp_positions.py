@@ -31,12 +31,12 @@ _START_TAG = re.compile(rb"""<[^\s/>]+((?:\s+[^\s=<>/]+\s*=\s*(?:"[^"]*"|'[^']*'
 _ATTRIBUTE = re.compile(rb"""\s+([^\s=<>/]+)\s*=\s*("[^"]*"|'[^']*')""")
 _MAX_DEPTH = 100
 _MAX_VALUE_BYTES = 64
-IN_BYTES = re.compile(
-    rb"(?i:[\w-]{2}:[\w-]*(?:" + _WORDS + rb")|gps[ _:.-]?(?:lat|lon|pos|alt|coord|dest)"
-    rb"|[\w-]{2}:(?<!rdf:)(?:lat|lon|long|lng|alt)\s*[=>]|\bgeo:(?:lat|lon|lng|long)\w*=)"
-    rb"|[\w-]{2}:(?!Alt)[\w-]*(?:Lat|Lon|Long|Lng|Alt)\s*[=>]|" + b"|".join(map(re.escape, _NAMESPACES))
-)
-"""The same in the bytes of a file that nobody takes apart: in XMP wherever it stands, or in a PNG's texts."""
+# Each begins with a letter or more that are searched for fast.
+_QUALIFIED = re.compile(rb":([A-Za-z][\w-]{2,80})")
+_MAX_NAMES = 1_000_000
+"""Far more than an honest file holds; to look at more could take minutes."""
+_PREFIX = re.compile(rb"[\w-]{2}$")
+_UNQUALIFIED = (re.compile(rb"gps[ _:.-]?(?:lat|lon|pos|alt|coord|dest)"), re.compile(rb"geo:(?:lat|lon|lng)\w*="))
 
 
 def is_position(namespace: bytes, name: bytes) -> bool:
@@ -52,6 +52,20 @@ def is_position(namespace: bytes, name: bytes) -> bool:
 def is_coordinate(value: bytes) -> bool:
     """Whether a value is a coordinate whatever it is called: a URI such as geo:48.1,11.6, or a tag such as geo:lat=48.1."""
     return _COORDINATE.match(value) is not None
+
+
+def in_bytes(data: bytes) -> bool:
+    """Whether a file that nobody takes apart may name a position: in XMP wherever it stands, or in a text of a PNG's."""
+    if any(namespace in data for namespace in _NAMESPACES):
+        return True
+    for i, found in enumerate(_QUALIFIED.finditer(data)):
+        if i == _MAX_NAMES:
+            return True
+        prefix = data[max(0, found.start() - 3) : found.start()]
+        if _PREFIX.search(prefix) and prefix.lower() != b"rdf" and is_position(b"", found[1]):
+            return True
+    lower = data.lower()
+    return any(pattern.search(lower) for pattern in _UNQUALIFIED)
 
 
 def removed(packet: bytes) -> bytes | None:
