@@ -205,4 +205,5 @@ def test_companions_and_raw_files_are_kept_with_their_photo(tmp_path: Path, phot
     for name in ("raw.NEF", "raw.raf"):
         assert (rows[name].outcome, rows[name].image) == (Outcome.KEPT, files[name])
         assert "raw file" in (rows[name].reason or "")
-    assert {key for key, row in rows.items() if row.outcome is Outcome.FAILED} == {"alone.mov", "empty.dng"}
+    assert (rows["alone.mov"].outcome, rows["alone.mov"].image) == (Outcome.KEPT, b"film")
+    assert {key for key, row in rows.items() if row.outcome is Outcome.FAILED} == {"empty.dng"}
