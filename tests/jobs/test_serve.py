@@ -331,7 +331,7 @@ def test_what_cannot_be_served_is_told_at_once(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         for arguments, code, said in (
             ([str(tmp_path), "--port", port], 2, f"--port {port}: Address already in use"),
-            ([str(tmp_path), "--port", "0"], 1, "there is no archive"),
+            ([str(tmp_path), "--port", "0"], 2, "there is no archive"),
             ([str(tmp_path), "--port", "0", "--max-requests", "0"], 2, "must be positive"),
         ):
             command = [sys.executable, "-m", "jobs", "serve", *arguments]
