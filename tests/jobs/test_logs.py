@@ -118,7 +118,7 @@ def test_each_commit_has_a_line(lines: list[dict[str, Any]]) -> None:
 def test_standard_error_holds_nothing_else(tmp_path: Path) -> None:
     arguments = ["verify", str(tmp_path / "nothing"), "--log-format", "json"]
     result = subprocess.run([sys.executable, "-m", "jobs", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 2
     (line,) = map(json.loads, result.stderr.splitlines())
     assert line["level"] == "error"
     assert "there is no archive" in line["event"]
