@@ -12,8 +12,8 @@ from pipeline.pixels.containers import container_of
 
 _JFIF, _ADOBE = b"JFIF\0", b"Adobe"
 _APP14 = 0xEE
-_JFIF_BYTES = 14
-"""Without the thumbnail."""
+_JFIF_BYTES, _ADOBE_BYTES = 14, 12
+"""Without the thumbnail. Decoders skip shorter ones, on which Pillow fails."""
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -27,27 +27,24 @@ def without_metadata(data: bytes) -> bytes:
 
 def _jpeg(data: bytes) -> bytes:
     walk = jpeg_walk.walk(data, is_whole=False)
-    header = b""
-    for segment in walk.segments[: walk.num_in_header]:
-        marker, payload = segment.marker, segment.payload
+    header = [part for segment in walk.segments if (part := _as_decoders_need(segment))]
+    return b"".join((jpeg_walk.SIGNATURE, *header, memoryview(data)[walk.scan_at :]))
+
+
+def _as_decoders_need(segment: jpeg_walk.Segment) -> bytes:
+    """The segment as bytes of the file; none where decoders can do without."""
+    marker, payload = segment.marker, segment.payload
+    if jpeg_walk.APP0 <= marker <= jpeg_walk.APP15 or marker == jpeg_walk.COMMENT:
         if marker == jpeg_walk.APP0 and payload.startswith(_JFIF) and len(payload) >= _JFIF_BYTES:
             payload = payload[: _JFIF_BYTES - 2] + b"\0\0"
-        elif (jpeg_walk.APP0 <= marker <= jpeg_walk.APP15 or marker == jpeg_walk.COMMENT) and not (
-            marker == _APP14 and payload.startswith(_ADOBE)
-        ):
-            continue
-        header += struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
-    return jpeg_walk.SIGNATURE + header + data[walk.scan_at :]
-
-
-def _png(data: bytes) -> bytes:
-    chunks, _ = png_walk.walk(data)
-    return png_walk.SIGNATURE + b"".join(chunk.whole for chunk in chunks if chunk.is_critical or chunk.kind in png_walk.PICTURE)
+        elif not (marker == _APP14 and payload.startswith(_ADOBE) and len(payload) >= _ADOBE_BYTES):
+            return b""
+    return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
 
 
 _BY_CONTAINER = {
     "JPEG": _jpeg,
-    "PNG": _png,
+    "PNG": png_walk.without_metadata,
     "WEBP": webp_walk.without_metadata,
     "TIFF": tiff.with_layout_alone,
     "BMFF": heif_items.without_metadata,

@@ -130,7 +130,7 @@ def _webp(data: bytes, metadata: PhotoMetadata) -> str | None:
     return dropped.trailer(rest)
 
 
-_PICTURES = {"JPEG": beside_jpeg.num_pictures, "TIFF": beside_tiff.num_pages}
+_PICTURES = {"JPEG": beside_jpeg.num_pictures, "PNG": png_walk.num_pictures, "TIFF": beside_tiff.num_pages}
 _MORE_THAN_PICTURE = {
     "JPEG": beside_jpeg.more_than_picture,
     "PNG": _png,

@@ -36,8 +36,6 @@ class Walk:
 
     segments: list[Segment]
     """Up to the end of the picture, but for the markers that have no length."""
-    num_in_header: int
-    """Of them, those before the first scan."""
     scan_at: int
     """Where the first scan's marker stands."""
     between: bytes
@@ -56,7 +54,7 @@ def walk(data: bytes, *, is_whole: bool = True) -> Walk:
         ValueError: it has no scan, or a segment's length is impossible or exceeds the file.
     """
     segments: list[Segment] = []
-    between, num_in_header, scan_at, at = bytearray(), -1, -1, len(SIGNATURE)
+    between, scan_at, at = bytearray(), -1, len(SIGNATURE)
     while True:
         match = (_MARKER if scan_at < 0 else _MARKER_IN_SCAN).search(data, at)
         if match is None or (scan_at < 0 and match.end() + 2 > len(data)):
@@ -76,7 +74,7 @@ def walk(data: bytes, *, is_whole: bool = True) -> Walk:
                 break
             raise ValueError(f"a segment of {length} bytes")
         if marker == _START_OF_SCAN and scan_at < 0:
-            scan_at, num_in_header = match.start(), len(segments)
+            scan_at = match.start()
             if not is_whole:
                 match = None
                 break
@@ -87,7 +85,6 @@ def walk(data: bytes, *, is_whole: bool = True) -> Walk:
     ended = match is not None and data[match.end() - 1] == _END_OF_IMAGE
     return Walk(
         segments=segments,
-        num_in_header=num_in_header,
         scan_at=scan_at,
         between=bytes(between),
         rest=data[at:] if ended else b"",

@@ -6,8 +6,10 @@ import struct
 from dataclasses import dataclass
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PICTURE = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
+PICTURE = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 """Chunks without which the pixels would be others."""
+_CLEAR_COLOUR_BYTES = {0: 2, 2: 6}
+"""Of a tRNS chunk, by the colour type: grey, RGB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,18 @@ def walk(data: bytes) -> tuple[list[Chunk], bytes]:
         if kind == b"IEND":
             return chunks, data[at:]
     return chunks, b""
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The same picture alone: the one that shows where animations are not supported."""
+    chunks = [chunk for chunk in walk(data)[0] if chunk.is_critical or chunk.kind in PICTURE]
+    clear_bytes = _CLEAR_COLOUR_BYTES.get(data[25])
+    # Pillow fails on a tRNS chunk that other decoders skip.
+    told = [chunk for chunk in chunks if chunk.kind != b"tRNS" or clear_bytes in (None, chunk.num_bytes)]
+    return SIGNATURE + b"".join(chunk.whole for chunk in told)
+
+
+def num_pictures(data: bytes) -> int:
+    """How many frames an animation claims to have, two at least; 1 of a PNG that is none."""
+    frames = [int.from_bytes(chunk.payload[:4], "big") for chunk in walk(data)[0] if chunk.kind == b"acTL"]
+    return max([2, *frames]) if frames else 1
