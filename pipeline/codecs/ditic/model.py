@@ -92,9 +92,8 @@ class DiTIC(nn.Module):
         """Decoded latent -> what the transformer starts from, and its condition (steps 8 and 9)."""
         # One after the other: of a large photo each of these takes gigabytes. The prompt is gone once it is pooled.
         gain = gain.to(y_hat.dtype)
-        if self.config.latent.bounds_scales:
-            scales = scales.clamp(min=SCALE_TABLE[0])
-        logvar = self.codec.scale(scales / gain)
+        bounds_scales = self.config.latent.bounds_scales
+        logvar = self.codec.scale((scales.clamp(min=SCALE_TABLE[0]) if bounds_scales else scales) / gain)
         y_hat = y_hat / gain
         condition = self.prompter(self.codec.prompt(y_hat))
         return Heads(mean=self.codec.g_s(y_hat), logvar=logvar, residual=self.codec.aux(y_hat)), condition
