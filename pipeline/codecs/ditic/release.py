@@ -170,7 +170,7 @@ class FloatEntropyModel:
 
         base = self.codec.hyper_synthesis(z_symbols + self.medians)
         y_hat = self.codec.context_steps(base, coded, base.new_zeros(1, 1, 1, 1))
-        return y_hat, Packing(y_hat).unpack(scales)
+        return y_hat.contiguous(), Packing(y_hat).unpack(scales).contiguous()
 
     def _rows(self, scale: Tensor) -> Symbols:
         bounded = self.codec.gaussian_conditional.lower_bound_scale(scale)
@@ -249,7 +249,8 @@ class ReleaseCodec:
     @torch.inference_mode()
     def _encode(self, image: Pixels) -> tuple[Body, Coded]:
         padded = torch.from_numpy(mirror(image, self.info.multiple)).to(self.device)
-        x = padded.permute(2, 0, 1)[None].float().div(127.5).sub(1)
+        # Channels first in memory, as in the release: convolutions round by the layout of what they read.
+        x = padded.permute(2, 0, 1)[None].float().div(127.5).sub(1).contiguous()
         return self.entropy.encode(*self.model.codec.analyse(*self.model.analyse(x), self._gain))
 
     @torch.inference_mode()

@@ -541,6 +541,6 @@ def put(packed: Tensor, k: int) -> Tensor:
 
 def padded(photo: NDArray[np.uint8]) -> Tensor:
     """H x W x 3 -> 1 x 3 x H' x W', -1..1, mirrored at the right and at the bottom."""
-    x = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    x = torch.from_numpy(photo).permute(2, 0, 1)[None].contiguous().float() / 255 * 2 - 1
     height, width = photo.shape[:2]
     return F.pad(x, (0, -width % PADDING, 0, -height % PADDING), mode="reflect")
