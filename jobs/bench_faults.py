@@ -17,7 +17,6 @@ from typing import Annotated
 
 import typer
 
-from jobs.fault_proxy import FaultPlan, FaultProxy
 from jobs.fault_run import KINDS, PATIENCE_S, Rows, Run, kill
 from pipeline.errors import PhotoarkError, SettingError
 
@@ -149,6 +148,7 @@ def _kills(
 
 def _network(source: str, folder: str, seed: int, expected: Rows, settings: dict[str, str]) -> list[Tally]:
     """Everything that the proxy knows at once, and then credentials that expire before the end."""
+    from jobs.fault_proxy import FaultPlan, FaultProxy  # here: HTTP's modules are slow to load, and each command loads this one
     from pipeline.storage import Storage
 
     with _s3_server() as server, FaultProxy(server, FaultPlan(seed=seed, stall_s=2)) as proxy:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -288,9 +288,23 @@ def encoded_from_table(table: pa.Table) -> list[EncodedPhoto]:
         ArchiveDamagedError: these are no rows of an archive.
     """
     try:
-        return [_encoded_from(record) for record in table.to_pylist()]
+        return [_encoded_from(record) for record in _records(table)]
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ArchiveDamagedError(f"a row is none that was written here: {error}") from error
+
+
+def _records(table: pa.Table) -> list[dict[str, Any]]:
+    """As `table.to_pylist()`, which imports pandas where times have a zone: that takes longer than reading a small archive."""
+    times = [i for i, field in enumerate(table.schema) if pa.types.is_timestamp(field.type) and field.type.tz == "UTC"]
+    for i in times:
+        field = table.schema.field(i)
+        table = table.set_column(i, field.name, table.column(i).cast(pa.timestamp(field.type.unit)))
+    records: list[dict[str, Any]] = table.to_pylist()
+    for name in (table.schema.field(i).name for i in times):
+        for record in records:
+            if record[name] is not None:
+                record[name] = record[name].replace(tzinfo=UTC)
+    return records
 
 
 def _encoded_from(record: dict[str, Any]) -> EncodedPhoto:

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipeline.archive.commit import Archive
+from pipeline.entropy.container import unpack
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_source
 
@@ -99,7 +100,22 @@ def test_what_needs_no_codec_loads_neither_torch_nor_ray(command: str, source: P
     copy.parent.mkdir()
     shutil.copy2(source / "a.jpg", copy)
     places = {"SOURCE": str(source), "ARCHIVE": str(archive), "TMP": str(copy.parent), "COPY": str(tmp_path / "copy.jpg")}
-    assert not _modules_loaded_by([places.get(word, word) for word in command.split()]) & HEAVY
+    assert not _modules_loaded_by([places.get(word, word) for word in command.split()]) & (HEAVY | {"pandas"})
+
+
+def test_restoring_a_photo_loads_only_what_decodes(archive: Path, tmp_path: Path) -> None:
+    stream = (ROOT / "tests" / "golden" / "ditic_small.stream").read_bytes()
+    header, _ = unpack(stream)
+    row = EncodedPhoto(
+        key="neural.png", image=stream, codec=header.codec, model=header.model, outcome=Outcome.ENCODED, format="PNG",
+        width=header.width, height=header.height, mode="RGB", orientation=1, source_uri="/neural.png", source_bytes=1,
+    )  # fmt: skip
+    Archive.open(str(archive)).commit([row])
+    modules = _modules_loaded_by(["restore", str(archive), "neural.png", "-o", str(tmp_path / "neural.png")])
+    assert "torch" in modules
+    # torch's compiler, and packages of whose layers only training and importing weights have need.
+    slow = {"torch._dynamo", "torch._inductor", "sympy", "torch_geometric", "torchvision", "peft", "pandas"}
+    assert not modules & (HEAVY - {"torch", "numba"} | slow)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +175,7 @@ def _modules_loaded_by(arguments: list[str]) -> set[str]:
 
 
 def _run(arguments: list[str], code: int) -> tuple[set[str], str]:
-    """Top-level modules in memory after the command line ran in a process of its own, and what it said on standard error."""
+    """Modules in memory after the command line ran in a process of its own, and what it said on standard error."""
     program = f"""
 import json, sys
 sys.argv = ["photoark", *{arguments!r}]
@@ -168,7 +184,7 @@ try:
     main()
 except SystemExit as leaving:
     assert (leaving.code or 0) == {code}, leaving.code
-print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+print(json.dumps(sorted(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -161,7 +161,8 @@ class Log:
         """Every shard that the log names."""
         version = self._table.version()
         if self._shards is None or self._shards[0] != version:
-            actions = pa.table(self._table.get_add_actions(flatten=True)).to_pylist()
+            # Not `pa.table`, which imports pandas to see whether it was given a data frame.
+            actions = pa.RecordBatchReader.from_stream(self._table.get_add_actions(flatten=True)).read_all().to_pylist()
             self._shards = version, [_shard_info(action) for action in actions]
         return list(self._shards[1])
 

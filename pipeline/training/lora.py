@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.codecs.ditic.config import DiTICConfig
-from pipeline.codecs.ditic.external import LoraConfig, inject_adapter_in_model
+from pipeline.codecs.ditic.external_lora import LoraConfig, inject_adapter_in_model
 from pipeline.codecs.ditic.model import DiTIC
 from pipeline.codecs.ditic.state_dict_adapter import (
     ADAPTED,
@@ -87,7 +87,7 @@ def recompute(model: DiTIC) -> None:
     """Keep of the decoder and the transformer only what goes into each block, and compute the rest anew on the way back."""
     model.DiT.enable_gradient_checkpointing()
     for stage in model.vae.decoder.up_blocks:
-        for block in stage:
+        for block in stage.children():
             block.forward = _recomputed(block.forward)
 
 

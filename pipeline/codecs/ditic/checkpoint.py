@@ -104,10 +104,9 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
             return value.to(device, dtype if bare.startswith(_NETWORK_PREFIXES) else torch.float32, copy=True)
         return value.clone() if name.startswith("exact.") else None
 
-    header, model, stored = _read(path, kept)
+    header, stored = _read(path, kept)
+    model = _model(header.config, with_priors=False)  # their tables and medians are among the integers
     _fill(path, model, _part(stored, "float."), _float_part(model.state_dict()))
-    for name in _PRIORS:  # their tables and medians are among the integers
-        delattr(model.codec, name)
     entropy = ExactEntropyModel(model.codec, json.loads(header.values["specs"]), _part(stored, "exact."))
     model = model.eval().requires_grad_(False).to(device)
     training = json.loads(header.values.get("training", "{}"))
@@ -126,10 +125,11 @@ def load_float(path: Path) -> tuple[DiTIC, str]:
             return None
         return value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
 
-    header, model, stored = _read(path, kept)
+    header, stored = _read(path, kept)
     released = _part(stored, "release.")
     if not released:
         raise CheckpointError(f"{path} holds no float entropy path: only imported weights of the release read its streams")
+    model = _model(header.config, with_priors=True)
     state = model.state_dict()
     _fill(path, model, _part(stored, "float.") | released, _float_part(state) | _entropy_part(state))
     return model.eval().requires_grad_(False), header.fingerprint
@@ -172,10 +172,9 @@ class _Bytes:
         self._on_step(Step(stage="writing", num_done=self._done, num_total=self._total, unit="bytes"))
 
 
-def _read(path: Path, kept: Callable[[str, Tensor], Tensor | None]) -> tuple[Header, DiTIC, dict[str, Tensor]]:
-    """Header, model without weights, and what `kept` makes of each tensor; one that becomes None is only checked."""
+def _read(path: Path, kept: Callable[[str, Tensor], Tensor | None]) -> tuple[Header, dict[str, Tensor]]:
+    """Header, and what `kept` makes of each tensor; one that becomes None is only checked."""
     header = read_header(path)
-    model = _model(header.config)
     stored: dict[str, Tensor] = {}
     digest = Digest(header.values["config"], header.values["specs"])
     try:
@@ -188,13 +187,13 @@ def _read(path: Path, kept: Callable[[str, Tensor], Tensor | None]) -> tuple[Hea
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     if digest.fingerprint() != header.fingerprint:
         raise CheckpointError(f"{path} is damaged: its content does not match its fingerprint; fetch the file again")
-    return header, model, stored
+    return header, stored
 
 
-def _model(config: DiTICConfig) -> DiTIC:
+def _model(config: DiTICConfig, *, with_priors: bool) -> DiTIC:
     """A model without weights: random ones would cost memory and time, and each is about to be replaced."""
     with torch.device("meta"):
-        model = DiTIC(config)
+        model = DiTIC(config, with_priors=with_priors)
     model.timesteps = torch.full((1,), TIMESTEP, dtype=torch.int64)
     return model
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import ConditionConfig
+from pipeline.codecs.ditic.sana_blocks import filled
 
 
 class Condition(nn.Module):
@@ -18,7 +19,9 @@ class Condition(nn.Module):
     def __init__(self, config: ConditionConfig, prompt_channels: int) -> None:
         super().__init__()
         self.num_latent_tokens = config.num_latent_tokens
-        self.pattern = nn.Parameter(0.02 * torch.randn(1, config.num_learned_tokens, prompt_channels))
+        self.pattern = filled(
+            torch.empty(1, config.num_learned_tokens, prompt_channels), lambda tokens: tokens.normal_().mul_(0.02)
+        )
         c = config.channels
         self.align = nn.Sequential(nn.Linear(prompt_channels, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU(), nn.Linear(c, c))
 

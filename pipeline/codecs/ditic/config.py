@@ -16,7 +16,7 @@ AUX_FACTOR = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig:
-    """DC-AE (diffusers' `AutoencoderDC`)."""
+    """DC-AE, as diffusers' `AutoencoderDC` in SANA."""
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
     """Channels at 1/1, 1/2, 1/4, ... of what goes in; one entry more halves the latent once more."""
@@ -106,7 +106,7 @@ class ConditionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """SANA (diffusers' `SanaTransformer2DModel`)."""
+    """SANA, as diffusers' `SanaTransformer2DModel`."""
 
     num_layers: int = 28
     num_heads: int = 36

@@ -1,4 +1,7 @@
-"""The building blocks taken from diffusers, compressai and peft, imported in one place."""
+"""compressai's entropy models, imported in one place: training, freezing and the release's own streams need them.
+
+Importing them takes longer than decoding a photo, so nothing that decodes does.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,11 @@ import warnings
 
 from pipeline.codecs import torchvision_operators
 
-# compressai and transformers (through peft) import torchvision.
-torchvision_operators.declare()
+torchvision_operators.declare()  # compressai imports torchvision
 
 with warnings.catch_warnings():
-    # Deprecations inside these packages are theirs to mend.
+    # Deprecations inside the package are its own to mend.
     warnings.simplefilter("ignore")
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-    from compressai.layers import AttentionBlock
-    from diffusers import AutoencoderDC, SanaTransformer2DModel
-    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d
-    from diffusers.models.normalization import RMSNorm
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-__all__ = [
-    "AttentionBlock",
-    "AutoencoderDC",
-    "DCUpBlock2d",
-    "BaseTunerLayer",
-    "EntropyBottleneck",
-    "GaussianConditional",
-    "LoraConfig",
-    "RMSNorm",
-    "SanaTransformer2DModel",
-    "inject_adapter_in_model",
-]
+__all__ = ["EntropyBottleneck", "GaussianConditional"]

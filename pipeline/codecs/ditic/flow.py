@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import TransformerConfig
-from pipeline.codecs.ditic.external import SanaTransformer2DModel
-from pipeline.codecs.ditic.pseudo_timestep import PacedTransformer, PseudoTimestep
+from pipeline.codecs.ditic.pseudo_timestep import PacedTransformer
+from pipeline.codecs.ditic.sana import SanaTransformer
 
 TIMESTEP = 999
 SHIFT = 3.0
@@ -22,29 +22,10 @@ SIGMA0 = SHIFT * (TIMESTEP / 1000) / (1 + (SHIFT - 1) * TIMESTEP / 1000)
 """Noise level at `TIMESTEP` after the shift."""
 
 
-def build_transformer(config: TransformerConfig, *, latent_channels: int, caption_channels: int) -> SanaTransformer2DModel:
-    """diffusers' `SanaTransformer2DModel` of these sizes: linear attention, no positional embedding."""
-    kind = PacedTransformer if config.pseudo_timestep else SanaTransformer2DModel
-    transformer = kind(
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        num_attention_heads=config.num_heads,
-        attention_head_dim=config.head_dim,
-        num_layers=config.num_layers,
-        num_cross_attention_heads=config.num_cross_heads,
-        cross_attention_head_dim=config.cross_head_dim,
-        cross_attention_dim=config.num_cross_heads * config.cross_head_dim,
-        caption_channels=caption_channels,
-        mlp_ratio=config.mlp_ratio,
-        attention_bias=False,
-        sample_size=32,
-        patch_size=config.patch_size,
-        norm_elementwise_affine=False,
-        norm_eps=1e-6,
-    )
-    if config.pseudo_timestep:
-        transformer.pseudo_timestep = PseudoTimestep(latent_channels)
-    return transformer
+def build_transformer(config: TransformerConfig, *, latent_channels: int, caption_channels: int) -> SanaTransformer:
+    """SANA of these sizes; with `pseudo_timestep`, with a timestep for each token."""
+    kind = PacedTransformer if config.pseudo_timestep else SanaTransformer
+    return kind(config, latent_channels=latent_channels, caption_channels=caption_channels)
 
 
 def one_step(
@@ -59,7 +40,7 @@ def one_step(
     if isinstance(transformer, PacedTransformer):
         velocity = transformer(mean, condition, transformer.pseudo_timestep(logvar))
         return mean.float() - velocity.float() + residual.float()
-    velocity = transformer(mean, condition, timesteps.expand(mean.shape[0]), return_dict=False)[0]
+    velocity = transformer(mean, condition, timesteps.expand(mean.shape[0]))
     std = torch.exp(0.5 * logvar.float().clamp(-30.0, 20.0))
     gain = (0.4 + 0.15 * std).clamp(max=1.0)
     return mean.float() - SIGMA0 * gain * velocity.float() + residual.float()

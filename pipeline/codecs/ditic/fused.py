@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codecs.ditic.blocks import DCB
-from pipeline.codecs.ditic.external import RMSNorm
+from pipeline.codecs.ditic.sana_blocks import RMSNorm
 
 
 class FusedRMSNorm(nn.Module):
@@ -29,7 +29,7 @@ def fuse(part: nn.Module) -> None:
             _fold(module.dc, 0, 2)
             _fold(module.ffn, 0, 2)
         for name, child in module.named_children():
-            if isinstance(child, RMSNorm) and child.weight is not None:
+            if isinstance(child, RMSNorm):
                 setattr(module, name, FusedRMSNorm(child))
 
 

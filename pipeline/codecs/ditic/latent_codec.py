@@ -36,7 +36,6 @@ from pipeline.codecs.ditic.blocks import (
     Upsample,
 )
 from pipeline.codecs.ditic.config import DiTICConfig, LatentCodecConfig
-from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
 from pipeline.codecs.ditic.packing import Packing, in_strips, whole
 
 NUM_STEPS = 4
@@ -61,7 +60,12 @@ class Coded:
 class LatentCodec(nn.Module):
     """Analysis and synthesis transforms and the entropy model between them."""
 
-    def __init__(self, config: DiTICConfig) -> None:
+    def __init__(self, config: DiTICConfig, *, with_priors: bool = True) -> None:
+        """Make one with random weights.
+
+        Args:
+            with_priors: with the models of y and z that training needs; a frozen codec has their tables instead.
+        """
         super().__init__()
         c, lat = config.latent, config.autoencoder.latent_channels
         y, z = c.y_channels, c.z_channels
@@ -81,11 +85,17 @@ class LatentCodec(nn.Module):
                 # As initialised, y has a standard deviation of 0.2: it would all round to zero, and nothing would be learned.
                 self.g_a.shrink.weight.mul_(10)
 
+        if with_priors:
+            self._add_priors(c, narrow=config.autoencoder.narrow)
+
+    def _add_priors(self, c: LatentCodecConfig, *, narrow: bool) -> None:
+        from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
+
         # Ten times as wide as z is at first, its tables would take thousands of steps to shrink.
-        self.entropy_bottleneck = EntropyBottleneck(z, init_scale=1 if config.autoencoder.narrow else 10)
+        self.entropy_bottleneck = EntropyBottleneck(c.z_channels, init_scale=1 if narrow else 10)
         self.gaussian_conditional = GaussianConditional(list(SCALE_TABLE))
         if c.bottleneck_cdf_length:
-            self._reserve_tables(z, c.bottleneck_cdf_length)
+            self._reserve_tables(c.z_channels, c.bottleneck_cdf_length)
 
     def _add_context_model(self, c: LatentCodecConfig) -> None:
         y = c.y_channels

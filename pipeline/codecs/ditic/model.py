@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.codecs.ditic.autoencoder import AuxEncoder, build_autoencoder
+from pipeline.codecs.ditic.autoencoder import DCAE, AuxEncoder
 from pipeline.codecs.ditic.condition import Condition
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.flow import TIMESTEP, build_transformer, one_step
@@ -62,13 +62,18 @@ class DiTIC(nn.Module):
 
     timesteps: Tensor
 
-    def __init__(self, config: DiTICConfig) -> None:
+    def __init__(self, config: DiTICConfig, *, with_priors: bool = True) -> None:
+        """Make one with random weights.
+
+        Args:
+            with_priors: as of `LatentCodec`.
+        """
         super().__init__()
         self.config = config
         lat = config.autoencoder.latent_channels
-        self.vae = build_autoencoder(config.autoencoder)
+        self.vae = DCAE(config.autoencoder)
         self.DiT = build_transformer(config.transformer, latent_channels=lat, caption_channels=config.condition.channels)
-        self.codec = LatentCodec(config)
+        self.codec = LatentCodec(config, with_priors=with_priors)
         self.prompter = Condition(config.condition, config.latent.prompt_channels or config.latent.y_channels)
         if config.aux_encoder is not None:
             self.aux_codec = AuxEncoder(config.aux_encoder)
@@ -85,7 +90,7 @@ class DiTIC(nn.Module):
     def analyse(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """x, B x 3 x H x W in [-1, 1] -> (lat, aux), steps 1 and 2; no aux without its encoder."""
         patches = F.pixel_unshuffle(x, self.config.autoencoder.patch_size)
-        lat = self.vae.encode(patches, return_dict=False)[0] * self.config.autoencoder.scaling_factor
+        lat = self.vae.encode(patches) * self.config.autoencoder.scaling_factor
         return lat, None if self.config.aux_encoder is None else self.aux_codec((x + 1) / 2)
 
     def steer(self, y_hat: Tensor, scales: Tensor, gain: Tensor) -> tuple[Heads, Tensor]:
@@ -104,5 +109,5 @@ class DiTIC(nn.Module):
 
     def render(self, x0: Tensor) -> Tensor:
         """x0 -> x_hat, B x 3 x H x W, about [-1, 1] (step 12)."""
-        patches = self.vae.decode(x0 / self.config.autoencoder.scaling_factor, return_dict=False)[0]
+        patches = self.vae.decode(x0 / self.config.autoencoder.scaling_factor)
         return F.pixel_shuffle(patches, self.config.autoencoder.patch_size)

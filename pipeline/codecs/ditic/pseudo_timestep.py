@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.codecs.ditic.external import SanaTransformer2DModel
+from pipeline.codecs.ditic.config import TransformerConfig
+from pipeline.codecs.ditic.sana import SanaTransformer
 
 LAST_TIMESTEP = 999
 
@@ -37,27 +38,29 @@ class PseudoTimestep(nn.Module):
         return LAST_TIMESTEP * -torch.expm1(-noise)[:, None]
 
 
-class PacedTransformer(SanaTransformer2DModel):
+class PacedTransformer(SanaTransformer):
     """SANA with a timestep for each token. Weights and their names are SANA's, and those of `pseudo_timestep`."""
 
-    pseudo_timestep: PseudoTimestep
+    def __init__(self, config: TransformerConfig, *, latent_channels: int, caption_channels: int) -> None:
+        super().__init__(config, latent_channels=latent_channels, caption_channels=caption_channels)
+        self.pseudo_timestep = PseudoTimestep(latent_channels)
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, timestep: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor, timestep: Tensor) -> Tensor:
         """Velocity, B x C x h x w.
 
         Args:
-            hidden_states: B x C x h x w.
-            encoder_hidden_states: B x tokens x channels, the condition.
+            latent: B x C x h x w.
+            condition: B x tokens x channels.
             timestep: B x 1 x h x w, 0..999; of a token, the mean counts.
         """
-        patch = self.config.patch_size
-        batch, _, height, width = hidden_states.shape
+        patch = self.patch_size
+        batch, _, height, width = latent.shape
         rows, columns = height // patch, width // patch
-        x = self.patch_embed(hidden_states)  # B x N x D
+        x = self.patch_embed(latent)  # B x N x D
         paces = F.avg_pool2d(timestep.float(), patch).flatten()
-        modulation, embedded = self.time_embed(paces, batch_size=batch, hidden_dtype=x.dtype)
+        modulation, embedded = self.time_embed(paces, x.dtype)
         modulation, embedded = modulation.view(batch, rows * columns, 6, -1), embedded.view(batch, rows * columns, 1, -1)
-        condition = self.caption_norm(self.caption_projection(encoder_hidden_states).view(batch, -1, x.shape[-1]))
+        condition = self.caption_norm(self.caption_projection(condition).view(batch, -1, x.shape[-1]))
         for block in self.transformer_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = checkpoint(_run, block, x, condition, modulation, (rows, columns), use_reentrant=False)
@@ -72,6 +75,6 @@ def _run(block: Any, x: Tensor, condition: Tensor, modulation: Tensor, shape: tu
     """One block of SANA: B x N x D -> B x N x D, modulated token by token (B x N x 6 x D)."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table + modulation).unbind(2)
     x = x + gate * block.attn1((block.norm1(x) * (1 + scale) + shift).to(x.dtype))
-    x = x + block.attn2(x, encoder_hidden_states=condition)
+    x = x + block.attn2(x, condition)
     tokens = block.norm2(x) * (1 + ff_scale) + ff_shift
     return x + ff_gate * block.ff(tokens.unflatten(1, shape).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)

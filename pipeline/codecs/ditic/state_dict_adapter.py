@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.exact import cdf_tables
-from pipeline.codecs.ditic.external import BaseTunerLayer, LoraConfig, inject_adapter_in_model
+from pipeline.codecs.ditic.external_lora import BaseTunerLayer, LoraConfig, inject_adapter_in_model
 from pipeline.codecs.ditic.flow import TIMESTEP
 from pipeline.codecs.ditic.latent_codec import SCALE_TABLE
 from pipeline.codecs.ditic.model import DiTIC

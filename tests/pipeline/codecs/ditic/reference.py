@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs.ditic.external import AutoencoderDC, EntropyBottleneck, GaussianConditional, SanaTransformer2DModel
+from pipeline.codecs.ditic.external import EntropyBottleneck, GaussianConditional
 
-# After the line above, which makes compressai importable.
+# After the line above, which makes them importable beside a CPU-only torch.
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
+from diffusers import AutoencoderDC, SanaTransformer2DModel  # isort: skip
 
 State = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]

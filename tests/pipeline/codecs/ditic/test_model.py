@@ -71,8 +71,8 @@ def test_the_first_step_codes_group_g_at_cell_position_g() -> None:
 
 def test_one_step_of_flow_follows_the_variance() -> None:
     class Velocity(torch.nn.Module):
-        def forward(self, mean: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
-            return (torch.ones_like(mean),)
+        def forward(self, mean: torch.Tensor, *_: object) -> torch.Tensor:
+            return torch.ones_like(mean)
 
     mean, residual = torch.zeros(1, 1, 1, 3), torch.full((1, 1, 1, 3), 0.5)
     logvar = torch.tensor([-100.0, 0.0, 100.0]).view(1, 1, 1, 3)

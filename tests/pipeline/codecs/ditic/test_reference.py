@@ -134,7 +134,7 @@ def test_the_decoder_stage_by_stage(ours: DiTIC, theirs: Reference, stages: Stag
     assert_same(heads.residual, theirs.res(y_hat))
     assert_same(condition, theirs.condition(y_hat))
     assert condition.shape[1] == 5 + 3
-    assert_same(ours.DiT(mean, condition, ours.timesteps, return_dict=False)[0], theirs.v(mean, condition))
+    assert_same(ours.DiT(mean, condition, ours.timesteps), theirs.v(mean, condition))
     x0 = theirs.x0(y_hat, scales)
     assert_same(ours.denoise(heads, condition), x0)
     assert_same(ours.render(x0).clamp(-1, 1), theirs.x_hat(x0))
@@ -205,9 +205,9 @@ def test_the_constants_of_the_release() -> None:
 )
 def test_the_gain_of_the_flow(logvar: float, gain: float) -> None:
     class Ones(torch.nn.Module):
-        def forward(self, mean: Tensor, condition: Tensor, timestep: Tensor, **_: object) -> tuple[Tensor]:
+        def forward(self, mean: Tensor, condition: Tensor, timestep: Tensor) -> Tensor:
             assert timestep.tolist() == [999]
-            return (torch.ones_like(mean),)
+            return torch.ones_like(mean)
 
     value = torch.full((1, 1, 1, 1), 2.0)
     x0 = flow.one_step(Ones(), value, torch.full_like(value, logvar), 0.25 * value, value, torch.tensor([999]))

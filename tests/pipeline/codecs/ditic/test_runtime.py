@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.ditic import networks
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
-from pipeline.codecs.ditic.planner import Plan, footprint, plan
+from pipeline.codecs.ditic.planner import Plan, footprint, measured, plan
 from pipeline.codecs.precision import Runtime
 from pipeline.errors import SettingError, UnsupportedPhotoError
 from pipeline.pixels.reader import read_pixels
@@ -108,6 +109,12 @@ def test_200_megapixels_find_a_plan(config: DiTICConfig, memory_gib: float, dtyp
     needs = footprint(config, dtype)
     side = chosen.tile * config.autoencoder.factor if chosen.tile else math.isqrt(16384 * 12288)
     assert max(needs.analyse, needs.render) * side**2 <= memory_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_known_of_the_shipped_model_is_what_is_measured(dtype: torch.dtype) -> None:
+    known, found = asdict(footprint(DiTICConfig.small(), dtype)), asdict(measured(DiTICConfig.small(), dtype))
+    assert known == pytest.approx(found, rel=1e-3)
 
 
 def test_small_photos_share_a_batch() -> None:
