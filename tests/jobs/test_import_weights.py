@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.config import DiTICConfig
+from pipeline.errors import CheckpointError
 from tests.jobs.test_cli import photoark
-from tests.pipeline.codecs.ditic.released import CONFIG, merged_state
+from tests.pipeline.codecs.ditic.released import CONFIG, LoraRelease, merged_state
 
 
 @pytest.fixture
@@ -57,8 +58,33 @@ def test_accepted_weights_are_imported_with_the_sample_photos(tmp_path: Path, mo
     assert report["num_photos"] == 2
     assert report["fingerprint"] == checkpoint.check(out)
     assert report["provenance"]["source"]["files"][0]["name"] == "q1.pt"
-    told = CliRunner().invoke(app, arguments)
+    # Progress goes to standard error, so that the object stays alone on standard output.
+    for stage in ("hashing the source: ", "calibrating: 2 of 2 photos", "writing: ", "measuring the rate: 2 of 2 photos"):
+        assert stage in result.stderr
+    num_bytes = out.stat().st_size
+    told = CliRunner().invoke(app, [*arguments, "--float32", "--overwrite"])
     assert f"--codec ditic --weights {out}" in told.stdout
+    assert out.stat().st_size > num_bytes
+
+
+def test_the_average_of_a_lora_checkpoint_is_imported_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.cli import app
+
+    monkeypatch.setattr(DiTICConfig, "full", classmethod(lambda _: CONFIG))
+    release = LoraRelease(peft_names=True, adapter_name=True, base_layers=False, tables="empty")
+    torch.save({"ema": release.weights}, tmp_path / "lora.pt")
+    torch.save(release.elic, tmp_path / "elic.pth")
+    arguments = [
+        "import-weights", str(tmp_path / "lora.pt"), "-o", str(tmp_path / "out.safetensors"), "--accept-licence",
+        "--base", str(release.write_base(tmp_path / "base")), "--elic", str(tmp_path / "elic.pth"), "--num-photos", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, CheckpointError)
+    assert "no `model` weights; take `ema` with --use-ema" in str(result.exception)
+    result = CliRunner().invoke(app, [*arguments, "--use-ema", "--json"])
+    assert result.exit_code == 0, result.output
+    provenance = json.loads(result.stdout)["provenance"]
+    assert (provenance["layout"], provenance["weights"], provenance["cdf_tables"]) == ("lora", "ema", "computed at import")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +92,7 @@ def test_accepted_weights_are_imported_with_the_sample_photos(tmp_path: Path, mo
     [
         (["/absent.pt"], 2, "no such file or folder"),
         (["hf:lab/codec"], 2, "names no revision"),
+        (["WEIGHTS", "--accept-licence", "--use-ema"], 2, "q1.pt is a merged checkpoint: it needs neither --base nor --elic"),
         (["WEIGHTS", "--file", "q9.pt", "--accept-licence"], 2, "holds no q9.pt"),
         (["WEIGHTS", "--accept-licence"], 1, "the checkpoint lacks"),
         (["WEIGHTS", "--accept-licence", "--calibration", "/absent"], 2, "no such file or folder of training photos"),

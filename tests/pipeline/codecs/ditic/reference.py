@@ -319,7 +319,7 @@ class Reference:
                     owner, _, last = name.rpartition(".")
                     setattr(module.get_submodule(owner), last, torch.empty_like(part[name]))
             module.load_state_dict(part)
-            module.eval()
+            module.eval().requires_grad_(False)
 
     # Layers
 
