@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.bench_codec import SAMPLE_PHOTOS, bench_codec, bench_memory
+from jobs.bench_commands import bench_commands
 from jobs.bench_faults import bench_faults
 from jobs.bench_flat import bench_flat
 from jobs.bench_scaling import bench_scaling
@@ -63,6 +64,7 @@ def bench(
 
 
 bench_app.command("codec")(bench_codec)
+bench_app.command("commands")(bench_commands)
 bench_app.command("memory")(bench_memory)
 bench_app.command("scaling")(bench_scaling)
 bench_app.command("flat")(bench_flat)

@@ -55,3 +55,14 @@ def test_a_size_that_is_none_is_wrong_usage() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "choose one of small, full, tiny" in result.stderr
+
+
+def test_whole_commands_are_timed_alone_and_beside_a_busy_core(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs", "bench", "commands", "--codec", "webp", "--repeat", "1"]
+    result = subprocess.run([*command, "--out", str(tmp_path / "bench.json")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found == json.loads((tmp_path / "bench.json").read_text())
+    names = [(one["command"], one["busy_cores"]) for one in found["commands"]]
+    assert len(set(names)) == len(names) == 8
+    assert all(one["wall_s"] > 0 < one["cpu_s"] for one in found["commands"])
