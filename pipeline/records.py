@@ -311,6 +311,8 @@ def _encoded_from(record: dict[str, Any]) -> EncodedPhoto:
     image = record.pop("image", None)
     record["image"] = None if image is None else image["bytes"]
     record["outcome"] = Outcome(record["outcome"])
+    if record.get("source_bytes", 0) is None:
+        raise ValueError(f"{record['key']!r} has no source_bytes")
     for name in ("codec", "model", "source_uri", "source_bytes"):
         record.setdefault(name, None)
     return EncodedPhoto(**record)
