@@ -139,7 +139,7 @@ def _run(command: Command) -> tuple[float, float]:
 
 @contextmanager
 def _busy(num_cores: int) -> Iterator[None]:
-    """Keep so many cores busy, by a process on each."""
+    """Keep `num_cores` cores busy, by a process on each."""
     cores = sorted(os.sched_getaffinity(0))[:num_cores]
     program = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
     processes = [subprocess.Popen([sys.executable, "-c", program, str(core)]) for core in cores]

@@ -8,7 +8,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from pipeline.errors import PathConflictError
 from pipeline.names import clipped
@@ -83,7 +83,8 @@ def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace
             file.flush()
             os.fsync(file.fileno())
         if modified_at is not None:
-            os.utime(part, (modified_at.timestamp(),) * 2)
+            # Whole microseconds: of seconds as a float, the file would keep the one before, for half of all times.
+            os.utime(part, ns=((modified_at - _EPOCH) // timedelta(microseconds=1) * 1000,) * 2)
         if replace:
             os.replace(part, path)
         else:
@@ -97,6 +98,7 @@ def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace
             os.unlink(part)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_PART_BYTES = 200
 """Of a file's name in that of its unfinished part, so that the whole stays below 255."""
 

@@ -100,7 +100,7 @@ def decode(
         connect()
         from pipeline.stages.decode_on_ray import run
 
-        on_wait(f"loading the codec in its workers; the first of {num_todo} photos are on their way")
+        on_wait("loading the codec; the first photos are on their way")
         left = {f: there.get(f, frozenset()) for f in fragments if len(there.get(f, ())) < wanted[f]}
         run(archive, job, left, summary, num_todo, on_progress, should_stop=should_stop)
     summary.elapsed_s = clock.elapsed_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,8 @@ def _found(
 def _is_of(row: EncodedPhoto, written_at: datetime | None, *, is_local: bool) -> bool:
     """Whether a file at the path of `row` is one that a decode wrote."""
     if is_local and row.modified_at is not None:
-        return written_at == row.modified_at
+        # Versions before this one wrote times up to a microsecond too early.
+        return written_at is not None and timedelta(0) <= row.modified_at - written_at <= timedelta(microseconds=1)
     return row.encoded_at is not None and written_at is not None and written_at > row.encoded_at
 
 

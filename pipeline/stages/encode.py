@@ -258,7 +258,7 @@ def process(
     connect()
     from pipeline.stages.encode_on_ray import run
 
-    on_wait(f"loading the codec in its workers; the first of {num_todo} photos are on their way")
+    on_wait("loading the codec; the first photos are on their way")
     return run(
         job, work, commit, on_progress, history=history or History(), should_stop=should_stop, refer=refer
     )  # fmt: skip

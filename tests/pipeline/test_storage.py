@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -121,6 +121,16 @@ def test_a_local_write_keeps_the_time_and_leaves_no_part(tmp_path: Path) -> None
     assert (tmp_path / "a/b.jpg").read_bytes() == b"second"
     assert (tmp_path / "a/b.jpg").stat().st_mtime == at.timestamp()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.jpg"]
+
+
+def test_a_local_write_keeps_the_time_to_the_microsecond(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    start = datetime(2026, 11, 28, 12, 24, 49, 836309, UTC)
+    times = [start + timedelta(microseconds=i) for i in range(50)]
+    times.append(datetime(1955, 11, 5, 6, 15, 0, 123457, UTC))
+    for i, time in enumerate(times):
+        storage.write(f"{i:02d}", b"", modified_at=time)
+    assert [file.modified_at for file in storage.list()] == times
 
 
 def test_delta_gets_the_credentials_of_the_chain(s3_url: str, s3_server: str) -> None:

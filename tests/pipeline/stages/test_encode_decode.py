@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,12 @@ def tree(folder: Path) -> dict[str, str]:
 def test_photos_come_back_with_key_format_metadata_and_time(source: Path, tmp_path: Path) -> None:
     before = tree(source)
     seen: list[Progress] = []
+    waits: list[str] = []
     job = EncodeJob(source=str(source), archive=str(tmp_path / "archive"), codec="webp", block_photos=5)
-    summary = encode(job, seen.append)
+    summary = encode(job, seen.append, on_wait=waits.append)
+    listing, comparing, *then = waits
+    assert str(source) in listing and "12 photos" in comparing
+    assert then == ["checking the codec", "starting Ray", "loading the codec; the first photos are on their way"]
     assert (summary.num_photos, summary.num_encoded, summary.num_failed) == (12, 12, 0)
     assert seen[-1].num_done == 12
     assert tree(source) == before
@@ -70,8 +75,12 @@ def test_photos_come_back_with_key_format_metadata_and_time(source: Path, tmp_pa
         assert row.bpp == pytest.approx(8 * len(row.image or b"") / (header.width * header.height), rel=1e-5)
     assert verify(archive).is_clean
 
-    restored = decode(DecodeJob(archive=job.archive, destination=str(tmp_path / "restored")))
+    back = DecodeJob(archive=job.archive, destination=str(tmp_path / "restored"))
+    restored = decode(back)
     assert (restored.num_restored, restored.num_failed) == (12, 0)
+    again = decode(replace(back, resume=True), connect=lambda: pytest.fail("there is nothing to do on Ray"))
+    assert (again.num_skipped, again.num_restored) == (12, 0)
+    encode(job, connect=lambda: pytest.fail("there is nothing to do on Ray"))
     assert tree(tmp_path / "restored").keys() == before.keys()
     for key in before:
         original, back = source / key, tmp_path / "restored" / key
