@@ -75,10 +75,10 @@ def test_photos_come_back_with_key_format_metadata_and_time(source: Path, tmp_pa
         assert row.bpp == pytest.approx(8 * len(row.image or b"") / (header.width * header.height), rel=1e-5)
     assert verify(archive).is_clean
 
-    back = DecodeJob(archive=job.archive, destination=str(tmp_path / "restored"))
-    restored = decode(back)
+    job_back = DecodeJob(archive=job.archive, destination=str(tmp_path / "restored"))
+    restored = decode(job_back)
     assert (restored.num_restored, restored.num_failed) == (12, 0)
-    again = decode(replace(back, resume=True), connect=lambda: pytest.fail("there is nothing to do on Ray"))
+    again = decode(replace(job_back, resume=True), connect=lambda: pytest.fail("there is nothing to do on Ray"))
     assert (again.num_skipped, again.num_restored) == (12, 0)
     encode(job, connect=lambda: pytest.fail("there is nothing to do on Ray"))
     assert tree(tmp_path / "restored").keys() == before.keys()
