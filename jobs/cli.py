@@ -41,6 +41,8 @@ from pipeline.interrupt import Terminated, raise_terminated
 log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _GC_THRESHOLD = 100_000
+_COMMITTING = frozenset({"encode", "retry", "verify", "optimize", "vacuum"})
+"""Commands that commit as they go, and find out by themselves what is left."""
 
 app = typer.Typer(
     name="photoark",
@@ -74,7 +76,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Terminated as error:
-        _say("terminated; what was committed stays, and the same command goes on from there")
+        _say(f"terminated{_how_to_go_on(sys.argv[1:])}")
         code = error.code
     except (SettingError, ArchiveNotFoundError, KeyNotFoundError) as error:
         _say(str(error))
@@ -89,9 +91,20 @@ def main() -> None:
         error.show()
         code = error.exit_code  # type: ignore[attr-defined]
     if code == INTERRUPTED:  # typer turns most interrupts into that
-        _say("interrupted; what was committed stays, and the same command goes on from there")
+        _say(f"interrupted{_how_to_go_on(sys.argv[1:])}")
     gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    """Return what to say to somebody who ended a command: what stays, and what to run to go on; empty if nothing does."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if command == "decode":
+        goes_on = "the same command goes on" if "--resume" in arguments else "run the same command with --resume to go on"
+        return f"; what was restored stays, {goes_on}"
+    if command == "train":
+        return "; the same command goes on from the last checkpoint"
+    return "; what was committed stays, and the same command goes on from there" if command in _COMMITTING else ""
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -14,6 +14,7 @@ from jobs.options import (
     AsJson,
     Config,
     Device,
+    Exclude,
     Include,
     LogFile,
     LogFormat,
@@ -34,6 +35,7 @@ def decode(
     archive: ArchiveUrl,
     destination: Annotated[str, typer.Argument(metavar="DST", help="Folder, or bucket and prefix, for the files.")],
     include: Include = None,
+    exclude: Exclude = None,
     format: Annotated[str | None, typer.Option(help="Format of every file, such as PNG; the source's by default.")] = None,
     original: Original = False,
     resume: Annotated[
@@ -53,9 +55,10 @@ def decode(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restore all photos, or those that match --include."""
+    """Restore all photos, or those that --include and --exclude choose."""
     from jobs.settings import load_settings
     from pipeline.errors import SettingError
+    from pipeline.patterns import KeyPatterns
     from pipeline.stages.decode import DecodeJob
     from pipeline.stages.decode import decode as run
 
@@ -70,7 +73,7 @@ def decode(
     job = DecodeJob(
         archive=archive,
         destination=destination,
-        include=include,
+        patterns=KeyPatterns(include=tuple(include or ()), exclude=tuple(exclude or ())),
         format=format.upper() if format else None,
         original=original,
         # Else no night would get further than the first.
@@ -85,7 +88,7 @@ def decode(
     if as_json:
         typer.echo(json.dumps({"event": "summary", **asdict(summary)}))
     else:
-        show_decoded(summary, include)
+        show_decoded(summary)
     if summary.stopped:
         raise stopped()
     if not summary.is_complete:

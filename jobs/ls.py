@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.logs import tell
-from jobs.options import ArchiveUrl, AsJson, Include
+from jobs.options import ArchiveUrl, AsJson, Exclude, Include
 from jobs.phrases import count
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def ls(
     archive: ArchiveUrl,
     include: Include = None,
+    exclude: Exclude = None,
     long: Annotated[
         bool, typer.Option("--long", "-l", help="Outcome, codec, pixels, bytes of the file, bytes stored, and why.")
     ] = False,
@@ -32,19 +33,22 @@ def ls(
 ) -> None:
     """List the keys of an archive, or its shards."""
     from pipeline.archive.commit import Archive
-    from pipeline.archive.shard_reader import read_rows
+    from pipeline.archive.shard_reader import no_key, read_rows
     from pipeline.archive.summary import SIZE_COLUMNS, stream_size
     from pipeline.errors import SettingError
+    from pipeline.patterns import KeyPatterns
     from pipeline.records import Outcome
 
+    patterns = KeyPatterns(include=tuple(include or ()), exclude=tuple(exclude or ()))
     if shards:
-        if include is not None or long:
-            raise SettingError("--shards lists whole files: leave out --include and --long")
+        if long or not patterns.takes_all:
+            raise SettingError("--shards lists whole files: leave out --include, --exclude and --long")
         _list_shards(Archive.open(archive), as_json=as_json)
         return
     columns = ["codec", "reason", "recipe", *SIZE_COLUMNS] if long or as_json else []
-    num_failed = 0
-    for row in read_rows(Archive.open(archive), include, columns):
+    num_listed = num_failed = 0
+    for row in read_rows(Archive.open(archive), patterns, columns):
+        num_listed += 1
         num_failed += row.outcome is Outcome.FAILED
         if as_json:
             fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason", "same_as", "recipe")
@@ -53,6 +57,8 @@ def ls(
             typer.echo(_line(row, stream_size(row)))
         else:
             typer.echo(row.key)
+    if not (num_listed or patterns.takes_all):
+        raise no_key(archive, patterns)
     if num_failed and not (long or as_json):
         tell(f"{count(num_failed, 'of these files is', 'of these files are')} not stored; photoark ls -l says why")
 

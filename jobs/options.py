@@ -15,12 +15,11 @@ Weights = Annotated[Path | None, typer.Option(help="Frozen checkpoint of a neura
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; photoark.toml by default, if there is one.")]
 RayAddress = Annotated[str | None, typer.Option(help="Cluster to join; by default Ray starts on this machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines while running, and one summary object at the end.")]
-Include = Annotated[str | None, typer.Option(help="Only keys that match this pattern, with * ? [ ].")]
-IncludeFiles = Annotated[
+Include = Annotated[
     list[str] | None,
     typer.Option("--include", metavar="PATTERN", help="Only files whose keys match, with * ? [ ]; may be repeated."),
 ]
-ExcludeFiles = Annotated[
+Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="PATTERN", help="No files whose keys match, whatever --include says; may be repeated."),
 ]

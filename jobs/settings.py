@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     ladder: str | None = None
     """Codecs to try in turn, instead of `codec`: ditic-small:3,avif:60,original."""
     include: tuple[str, ...] = ()
-    """Of a source, only files whose keys match one of these patterns; * crosses slashes."""
+    """Of a source, only files whose keys match one of these patterns; * crosses slashes. `decode` and `ls` do not ask."""
     exclude: tuple[str, ...] = ()
     """Of a source, no files whose keys match one of these patterns."""
     photos_only: bool = False

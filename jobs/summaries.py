@@ -88,13 +88,11 @@ def show_retried(summary: JobSummary) -> None:
     show((len(summary.not_stored), *_NOT_STORED))
 
 
-def show_decoded(summary: JobSummary, include: str | None = None) -> None:
-    """Say what `decode` came to, of the photos that match the pattern `include`."""
-    chosen = ("photo in the archive", "photos in the archive")
-    if include is not None:
-        chosen = (f"photo matches {include}", f"photos match {include}")
+def show_decoded(summary: JobSummary) -> None:
+    """Say what `decode` came to."""
     show(
-        (summary.num_photos, *chosen),
+        (summary.num_photos + summary.num_left_out, "photo in the archive", "photos in the archive"),
+        (summary.num_left_out, "photo left out by --include and --exclude", "photos left out by --include and --exclude"),
         (summary.num_restored, "photo restored", "photos restored"),
         (summary.num_skipped, "photo was there already", "photos were there already"),
         (summary.num_failed, "photo not restored", "photos not restored"),

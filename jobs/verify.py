@@ -18,9 +18,9 @@ from jobs.options import (
     Config,
     DefaultExcludes,
     Device,
-    ExcludeFiles,
+    Exclude,
     Gate,
-    IncludeFiles,
+    Include,
     KeepOriginal,
     Ladder,
     LogFile,
@@ -68,8 +68,8 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Encode what is damaged again from the source that --against names.")
     ] = False,
-    include: IncludeFiles = None,
-    exclude: ExcludeFiles = None,
+    include: Include = None,
+    exclude: Exclude = None,
     photos_only: PhotosOnly = None,
     default_excludes: DefaultExcludes = None,
     codec: Codec = None,

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.archive_files import SHARD_NAME
-from pipeline.errors import ArchiveDamagedError, StorageError
+from pipeline.errors import ArchiveDamagedError, SettingError, StorageError
+from pipeline.patterns import EVERY_KEY, KeyPatterns
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
 from pipeline.storage import Storage
 
@@ -36,23 +36,46 @@ class Fragment:
     num_rows: int
 
 
-def list_fragments(archive: Archive, include: str | None = None) -> list[Fragment]:
-    """Row groups that hold a key matching the pattern `include` (all of them without one), in order of their keys.
+def list_fragments(archive: Archive, patterns: KeyPatterns = EVERY_KEY) -> dict[Fragment, int]:
+    """Return the row groups that hold a key that `patterns` take, in order of their keys, with the number of such keys.
 
     Raises:
-        ArchiveDamagedError: a shard is missing or its footer is damaged.
+        ArchiveDamagedError: a shard is missing, or its footer or, where there are patterns, a page of keys is damaged.
     """
-    fragments = []
+    fragments = {}
     for shard in sorted(archive.shards(), key=lambda s: s.least_key):
-        if include is not None and not _may_match((shard.least_key, shard.greatest_key), include):
+        if not patterns.may_take_between(shard.least_key, shard.greatest_key):
             continue
         with open_shard(archive.storage, shard.path) as file:
             for i in range(file.num_row_groups):
-                # Not the statistics: no checksum covers them, and pyarrow aborts the process over some that are damaged.
-                if include is None or _holds(read_group(file, i, ["key"]), include):
-                    num_rows = file.metadata.row_group(i).num_rows
-                    fragments.append(Fragment(path=shard.path, row_group=i, num_rows=num_rows))
+                num_rows = num_taken = file.metadata.row_group(i).num_rows
+                if not patterns.takes_all:
+                    # Not the statistics: no checksum covers them, and pyarrow aborts the process over some that are damaged.
+                    num_taken = sum(map(patterns.takes, read_group(file, i, ["key"])["key"].to_pylist()))
+                if num_taken or patterns.takes_all:
+                    fragments[Fragment(path=shard.path, row_group=i, num_rows=num_rows)] = num_taken
     return fragments
+
+
+def no_key(archive: str, patterns: KeyPatterns) -> SettingError:
+    """Return the error that says that `patterns` take no key of an archive."""
+    return SettingError(f"no key of {archive} matches {patterns}: `photoark ls` lists its keys")
+
+
+def count_rows(archive: Archive) -> int:
+    """Return the number of rows of an archive; shards are opened only where the log does not say.
+
+    Raises:
+        ArchiveDamagedError: such a shard is missing or its footer is damaged.
+    """
+    num_rows = 0
+    for shard in archive.shards():
+        if shard.num_rows < 0:
+            with open_shard(archive.storage, shard.path) as file:
+                num_rows += file.metadata.num_rows
+        else:
+            num_rows += shard.num_rows
+    return num_rows
 
 
 def read_fragment(storage: Storage, fragment: Fragment, columns: Sequence[str] | None = None) -> pa.Table:
@@ -65,12 +88,14 @@ def read_fragment(storage: Storage, fragment: Fragment, columns: Sequence[str] |
         return _as_ours(read_group(file, fragment.row_group, columns), columns)
 
 
-def read_rows(archive: Archive, include: str | None = None, columns: Sequence[str] | None = None) -> Iterator[EncodedPhoto]:
-    """Rows whose key matches the pattern `include`, sorted within a shard; columns left out come back as None."""
+def read_rows(
+    archive: Archive, patterns: KeyPatterns = EVERY_KEY, columns: Sequence[str] | None = None
+) -> Iterator[EncodedPhoto]:
+    """Yield the rows whose keys `patterns` take, sorted within a shard; columns left out come back as None."""
     wanted = None if columns is None else list(dict.fromkeys(("key", "outcome", *columns)))
-    for fragment in list_fragments(archive, include):
+    for fragment in list_fragments(archive, patterns):
         for row in encoded_from_table(read_fragment(archive.storage, fragment, wanted)):
-            if include is None or fnmatchcase(row.key, include):
+            if patterns.takes(row.key):
                 yield row
 
 
@@ -161,13 +186,3 @@ def _as_ours(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
         if not field.nullable and array.null_count:
             raise ValueError(f"{field.name} is missing")
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _may_match(keys: tuple[str, str], pattern: str) -> bool:
-    # What stands before the first wildcard bounds the keys that can match.
-    prefix = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
-    return keys[0][: len(prefix)] <= prefix <= keys[1][: len(prefix)]
-
-
-def _holds(table: pa.Table, pattern: str) -> bool:
-    return any(fnmatchcase(key, pattern) for key in table["key"].to_pylist())

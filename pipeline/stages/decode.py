@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import Fragment, list_fragments, read_fragment
+from pipeline.archive.shard_reader import count_rows, list_fragments, no_key
 from pipeline.codecs.registry import CodecOptions, check_weights
-from pipeline.errors import ArchiveDamagedError, SettingError
+from pipeline.errors import SettingError
+from pipeline.patterns import EVERY_KEY, KeyPatterns
 from pipeline.pixels.writer import WRITABLE_FORMATS
 from pipeline.progress import Clock, OnProgress, OnWait
 from pipeline.stages.destination import written_before
 from pipeline.stages.resources import DEFAULT_POOL, PoolOptions
 from pipeline.stages.summary import JobSummary
-from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +32,8 @@ class DecodeJob:
 
     archive: str
     destination: str
-    include: str | None = None
-    """Pattern of keys, with * ? [ ]; None for all."""
+    patterns: KeyPatterns = EVERY_KEY
+    """Which of its keys."""
     format: str | None = None
     """Container of every restored file (Pillow's name); None for the source's own."""
     original: bool = False
@@ -79,38 +77,29 @@ def decode(
     Raises:
         ArchiveNotFoundError: there is no archive.
         ArchiveDamagedError: the footer of a shard is damaged.
-        SettingError: a setting is wrong, no key matches `job.include`, or `destination.written_before` refuses the destination.
+        SettingError: a setting is wrong, `job.patterns` take no key, or `destination.written_before` refuses the destination.
         CheckpointError: the weights that are named are missing, or of another format.
     """
     clock = Clock()
     job.check_settings()
     archive = Archive.open(job.archive)
     on_wait(f"looking up the photos of {job.archive}")
-    fragments = list_fragments(archive, job.include)
-    if not fragments and job.include is not None:
-        raise SettingError(f"no key of {job.archive} matches --include {job.include}: `photoark ls` lists them")
-    wanted = {fragment: _num_wanted(archive.storage, fragment, job.include) for fragment in fragments}
-    there = written_before(job, archive, fragments)
+    wanted = list_fragments(archive, job.patterns)
+    if not wanted and not job.patterns.takes_all:
+        raise no_key(job.archive, job.patterns)
+    there = written_before(job, archive, wanted)
     num_total, num_there = sum(wanted.values()), sum(map(len, there.values()))
     num_todo, took_s = num_total - num_there, round(clock.elapsed_s, 3)
     log.info("listed", extra={"stage": "list", "num_photos": num_total, "num_todo": num_todo, "took_s": took_s})
-    summary = JobSummary(num_photos=num_there, num_skipped=num_there)
+    num_left_out = 0 if job.patterns.takes_all else count_rows(archive) - num_total
+    summary = JobSummary(num_photos=num_there, num_skipped=num_there, num_left_out=num_left_out)
     if num_todo:
         on_wait("starting Ray")
         connect()
         from pipeline.stages.decode_on_ray import run
 
         on_wait("loading the codec; the first photos are on their way")
-        left = {f: there.get(f, frozenset()) for f in fragments if len(there.get(f, ())) < wanted[f]}
+        left = {f: there.get(f, frozenset()) for f in wanted if len(there.get(f, ())) < wanted[f]}
         run(archive, job, left, summary, num_todo, on_progress, should_stop=should_stop)
     summary.elapsed_s = clock.elapsed_s
     return summary
-
-
-def _num_wanted(archive: Storage, fragment: Fragment, include: str | None) -> int:
-    """How many rows of `fragment` match `include`; all of them where the keys are damaged."""
-    if include is not None:
-        with suppress(ArchiveDamagedError):
-            keys = read_fragment(archive, fragment, ["key"])["key"].to_pylist()
-            return sum(fnmatchcase(key, include) for key in keys)
-    return fragment.num_rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -17,6 +16,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find, resolve
 from pipeline.archive.shard_reader import Fragment, read_fragment
 from pipeline.errors import ArchiveDamagedError
+from pipeline.patterns import KeyPatterns
 from pipeline.progress import Clock, OnProgress, Progress
 from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
 from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker, not_restored
@@ -100,7 +100,7 @@ def _stream(
     results = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            partial(read_rows, archive_url=archive.storage.url, include=job.include, original=job.original),
+            partial(read_rows, archive_url=archive.storage.url, patterns=job.patterns, original=job.original),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=plan.cpus_per_read,
@@ -123,9 +123,9 @@ def _each_alone(
     done: Collection[str],
 ) -> Generator[pa.Table, None, None]:
     """As `_stream`, of the photos that, when this is first asked, are not `done`."""
-    if job.include is None and len(done) == sum(fragment.num_rows - len(skip) for fragment, skip in fragments.items()):
+    if job.patterns.takes_all and len(done) == sum(fragment.num_rows - len(skip) for fragment, skip in fragments.items()):
         return
-    missing = [key for key in _keys(archive.storage, fragments, job.include) if key not in done]
+    missing = [key for key in _keys(archive.storage, fragments, job.patterns) if key not in done]
     if not missing:
         return
     tables = {key: partial(_row_of, archive.storage.url, key, original=job.original) for key in missing}
@@ -136,21 +136,21 @@ def _each_alone(
             yield with_ends(result, result[STAGE].to_pylist(), attempt)
 
 
-def _keys(storage: Storage, fragments: Mapping[Fragment, Collection[str]], include: str | None) -> Iterator[str]:
+def _keys(storage: Storage, fragments: Mapping[Fragment, Collection[str]], patterns: KeyPatterns) -> Iterator[str]:
     """Keys of what was to be restored, but for damaged row groups, which were told of."""
     for fragment, skip in fragments.items():
         try:
             keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
         except ArchiveDamagedError:
             continue
-        yield from (key for key in keys if key not in skip and (include is None or fnmatchcase(key, include)))
+        yield from (key for key in keys if key not in skip and patterns.takes(key))
 
 
 def _row_of(archive_url: str, key: str, *, original: bool) -> pa.Table:
     return encoded_to_table([find(Archive.open(archive_url), key, with_original=original)])
 
 
-def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, original: bool = False) -> pa.Table:
+def read_rows(fragments: pa.Table, *, archive_url: str, patterns: KeyPatterns, original: bool = False) -> pa.Table:
     """Rows of row groups; a row group that is damaged becomes rows that say so, one a photo where the keys survive."""
     storage = Storage(archive_url)
     tables = []
@@ -161,9 +161,9 @@ def read_rows(fragments: pa.Table, *, archive_url: str, include: str | None, ori
             table = read_fragment(storage, fragment, None if original else STREAM_COLUMNS)
         except ArchiveDamagedError as error:
             table = _damaged(storage, fragment, error)
-        if include is not None or skip:
+        if skip or not patterns.takes_all:
             keys = table["key"].to_pylist()
-            is_wanted = [key not in skip and (include is None or fnmatchcase(key, include)) for key in keys]
+            is_wanted = [key not in skip and patterns.takes(key) for key in keys]
             table = table.filter(pa.array(is_wanted, pa.bool_()))
         tables.append(_with_streams(table, archive_url, original=original))
     # A row group of an earlier version lacks columns.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from pipeline.archive.commit import Archive
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("key", "outcome", "modified_at", "encoded_at")
 
 
-def written_before(job: DecodeJob, archive: Archive, fragments: Sequence[Fragment]) -> dict[Fragment, frozenset[str]]:
+def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragment]) -> dict[Fragment, frozenset[str]]:
     """Look at the destination of `job`: which keys of which fragments it need not write, because it did so before.
 
     The destination is listed once, and keys are read only of shards that may hold that of a file there.
@@ -83,7 +82,7 @@ def _found(
     """Rows whose files `job` would write where there is something already, and when that changed."""
     found, may_be_flat = [], any(map(may_be_escaped, taken))
     for row in encoded_from_table(read_fragment(archive.storage, fragment, _COLUMNS)):
-        if row.outcome is Outcome.FAILED or (job.include is not None and not fnmatchcase(row.key, job.include)):
+        if row.outcome is Outcome.FAILED or not job.patterns.takes(row.key):
             continue
         for path in (restored_path(row.key), *((flat_path(row.key),) if may_be_flat else ())):
             if path in taken:

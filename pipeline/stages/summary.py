@@ -15,6 +15,8 @@ class JobSummary:
     """In the source (or in the archive, when decoding)."""
     num_skipped: int = 0
     """Already there, and unchanged."""
+    num_left_out: int = 0
+    """When decoding: photos of the archive that the patterns leave out; not in `num_photos`."""
     num_new: int = 0
     """Encoded, kept or failed, that had no row before."""
     num_changed: int = 0

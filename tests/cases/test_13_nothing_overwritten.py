@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.errors import SettingError
+from pipeline.patterns import KeyPatterns
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.storage import Storage
 from tests.cases.tiny import kept, png
@@ -54,11 +55,11 @@ def test_decode_stops_before_it_begins_where_files_are_there(archive: str, tmp_p
         with pytest.raises(SettingError, match=r"3 of the files, a.png the first, are in .*out already.*--resume.*--overwrite"):
             decode(job)
     with pytest.raises(SettingError, match=r"sub/b.png is in .*, and not of this job: --overwrite"):
-        decode(replace(job, include="sub/b*", resume=True))
+        decode(replace(job, patterns=KeyPatterns(include=("sub/b*",)), resume=True))
     assert state(out) == before
 
     (out / "a.png").unlink()
-    assert decode(replace(job, include="a*")).num_restored == 1
+    assert decode(replace(job, patterns=KeyPatterns(include=("a*",)))).num_restored == 1
     assert state(out).items() - {("a.png", state(out)["a.png"])} == before.items() - {("a.png", before["a.png"])}
     assert decode(replace(job, overwrite=True)).num_restored == 3
     assert [(out / key).read_bytes() for key in KEYS] == [png(0), png(1), png(2)]
@@ -72,7 +73,7 @@ def test_resume_leaves_its_own_files_and_nothing_else(tmp_path: Path, archive: s
     at = datetime(2020, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
     Archive.open_or_create(url).commit([replace(kept(key, png(i)), modified_at=at) for i, key in enumerate(KEYS)])
     job = DecodeJob(archive=url, destination=str(out), resume=True)
-    assert decode(replace(job, include="a.png")).num_restored == 1
+    assert decode(replace(job, patterns=KeyPatterns(include=("a.png",)))).num_restored == 1
     before = state(out)
     summary = decode(job)
     assert (summary.num_restored, summary.num_skipped) == (2, 1)

@@ -28,6 +28,7 @@ from pipeline.archive.verify import verify
 from pipeline.codecs.registry import get_codec
 from pipeline.container_check import check_container
 from pipeline.errors import PhotoarkError
+from pipeline.patterns import EVERY_KEY, KeyPatterns
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.restoration import decode_row, restore
 from pipeline.stages.decode_on_ray import read_rows
@@ -76,22 +77,22 @@ def _ways(url: str, worker: DecodeWorker) -> dict[str, Callable[[], str]]:
     def restored(key: str) -> str:
         return f"{len(restore(url, key).data) > 0}"
 
-    def decoded(include: str | None) -> str:
-        fragments = list_fragments(Archive.open(url), include)
+    def decoded(patterns: KeyPatterns) -> str:
+        fragments = list_fragments(Archive.open(url), patterns)
         items = pa.Table.from_pylist(
             [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows, "skip": []} for f in fragments]
         )
         if not fragments:
             return "nothing"
-        results = worker(read_rows(items, archive_url=url, include=include)).to_pylist()
+        results = worker(read_rows(items, archive_url=url, patterns=patterns)).to_pylist()
         return "some failed" if any(result["reason"] for result in results) else "all written"
 
     return {
         "verify": verified,
         "restore": lambda: restored("b.webp"),
         "restore kept": lambda: restored("d.gif"),
-        "decode": lambda: decoded(None),
-        "decode pattern": lambda: decoded("[a-c]*"),
+        "decode": lambda: decoded(EVERY_KEY),
+        "decode pattern": lambda: decoded(KeyPatterns(include=("[a-c]*",))),
         "stat": lambda: f"{summarise(Archive.open(url)).num_photos > 0}",
     }
 

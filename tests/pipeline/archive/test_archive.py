@@ -20,6 +20,7 @@ from pipeline.archive.shard_reader import list_fragments, read_rows, read_shard
 from pipeline.archive.summary import summarise
 from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, ArchiveNotFoundError, CorruptStreamError, KeyNotFoundError
+from pipeline.patterns import KeyPatterns
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, Outcome
 
 
@@ -182,7 +183,7 @@ def test_one_photo_is_one_small_row_group_and_its_bytes_lie_in_one_piece(archive
     assert all(data.count(r.image) == 1 for r in rows if r.image)
     features = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == {"_type": "Image"}
-    assert [f.path for f in list_fragments(archive, "07")] == [shard.path]
+    assert [f.path for f in list_fragments(archive, KeyPatterns(include=("07",)))] == [shard.path]
 
 
 def test_others_can_read_it(archive: Archive) -> None:
@@ -196,11 +197,30 @@ def test_others_can_read_it(archive: Archive) -> None:
 def test_patterns_and_totals(archive: Archive) -> None:
     archive.commit([row("2023/a.jpg"), row("2024/a.jpg"), row("2024/b.png")])
     archive.commit([row("2024/c.jpg", outcome=Outcome.FAILED)])
-    assert [r.key for r in read_rows(archive, "2024/*.jpg", ["width"])] == ["2024/a.jpg", "2024/c.jpg"]
+    assert [r.key for r in read_rows(archive, KeyPatterns(include=("2024/*.jpg",)), ["width"])] == ["2024/a.jpg", "2024/c.jpg"]
+    several = KeyPatterns(include=("2023/*", "*.png", "*c.jpg"), exclude=("*/c*", "2025/*"))
+    assert [r.key for r in read_rows(archive, several)] == ["2023/a.jpg", "2024/b.png"]
+    assert [r.key for r in read_rows(archive, KeyPatterns(exclude=("2024/[ab]*",)))] == ["2023/a.jpg", "2024/c.jpg"]
     totals = summarise(Archive.open(archive.storage.url))
     assert (totals.num_photos, totals.num_shards, totals.source_bytes) == (4, 2, 4000)
     assert totals.outcomes == {"encoded": 3, "failed": 1}
     assert totals.stream_bytes == 1500
+
+
+def test_shards_that_patterns_leave_out_are_not_read(archive: Archive) -> None:
+    archive.commit([row("2023/a.jpg"), row("2023/b.jpg")])
+    archive.commit([row("2024/a.jpg"), row("2025/a.jpg")])
+    unread = next(shard for shard in archive.shards() if shard.least_key == "2023/a.jpg")
+    (folder(archive) / unread.path).unlink()
+    for patterns in (
+        KeyPatterns(include=("2024/*", "2025/*")),
+        KeyPatterns(exclude=("2023/*",)),
+        KeyPatterns(include=("*.jpg",), exclude=("2023*",)),
+    ):
+        assert [r.key for r in read_rows(archive, patterns)] == ["2024/a.jpg", "2025/a.jpg"]
+    for patterns in (KeyPatterns(include=("2024/*", "*b.jpg")), KeyPatterns(exclude=("2023/a*",))):
+        with pytest.raises(ArchiveDamagedError):
+            list(read_rows(archive, patterns))
 
 
 def damaged(archive: Archive, change: Callable[[Path], object]) -> list[str]:
@@ -228,7 +248,7 @@ def test_keys_of_kilobytes_are_found(archive: Archive) -> None:
     rows = [row("a"), row("k" * 5000), row("k" * 9000), row("z")]
     archive.commit(rows)
     assert [find(Archive.open(archive.storage.url), r.key) for r in rows] == rows
-    assert [r.key for r in read_rows(archive, "k*")] == [r.key for r in rows[1:3]]
+    assert [r.key for r in read_rows(archive, KeyPatterns(include=("k*",)))] == [r.key for r in rows[1:3]]
     assert verify(Archive.open(archive.storage.url)).is_clean
 
 

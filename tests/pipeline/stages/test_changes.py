@@ -16,6 +16,7 @@ from pipeline.archive.summary import summarise
 from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
 from pipeline.container_check import check_container
+from pipeline.patterns import KeyPatterns
 from pipeline.records import BLOB_COLUMNS, EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
 from pipeline.restoration import decode_row, restore
 from pipeline.sources.folder import list_photos
@@ -245,7 +246,11 @@ def test_a_stream_that_is_lost_is_told_by_all_who_share_it_and_comes_back(double
     flip_image(doubled, holder)
     report = verify(Archive.open(doubled.archive))
     assert {key for damage in report.damages for key in damage.keys} == set(DOUBLES)
-    restored = decode(DecodeJob(archive=doubled.archive, destination=f"{doubled.source}-restored", include="*[abc].jpg"))
+    restored = decode(
+        DecodeJob(
+            archive=doubled.archive, destination=f"{doubled.source}-restored", patterns=KeyPatterns(include=("*[abc].jpg",))
+        )
+    )
     assert {key for key, _ in restored.failures} == set(DOUBLES)
     Storage(doubled.source).write(holder, photo(70))
     assert mended(doubled).is_complete

@@ -16,6 +16,7 @@ from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.verify import verify
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import CheckpointError, SettingError
+from pipeline.patterns import KeyPatterns
 from pipeline.pixels.probe import probe
 from pipeline.pixels.reader import read_pixels
 from pipeline.progress import Progress
@@ -132,12 +133,19 @@ def test_original_keeps_every_byte(source: Path, tmp_path: Path) -> None:
 def test_only_what_is_asked_for_is_restored_and_in_the_format_asked_for(source: Path, tmp_path: Path) -> None:
     archive = str(tmp_path / "archive")
     encode(EncodeJob(source=str(source), archive=archive, codec="webp"))
-    job = DecodeJob(archive=archive, destination=str(tmp_path / "restored"), include="2024/*.jpg", format="PNG")
+    job = DecodeJob(
+        archive=archive, destination=str(tmp_path / "restored"), patterns=KeyPatterns(include=("2024/*.jpg",)), format="PNG"
+    )
     summary = decode(job)
     files = tree(tmp_path / "restored")
-    assert summary.num_restored == len(files) > 1
+    assert summary.num_restored == summary.num_photos == len(files) > 1
+    assert summary.num_photos + summary.num_left_out == 12
     assert all(key.startswith("2024/") and key.endswith(".jpg") for key in files)
     assert all(probe((tmp_path / "restored" / key).read_bytes()).format == "PNG" for key in files)
+    chosen = KeyPatterns(include=("2024/*.jpg", "*.heic", "*.png"), exclude=("*/[a-d]*", "*.png"))
+    summary = decode(DecodeJob(archive=archive, destination=str(tmp_path / "several"), patterns=chosen))
+    assert set(tree(tmp_path / "several")) == {key for key in tree(source) if chosen.takes(key)}
+    assert (summary.num_restored, summary.num_left_out) == (len(tree(tmp_path / "several")), 12 - summary.num_photos)
 
 
 def test_a_damaged_shard_is_told_for_each_photo(source: Path, tmp_path: Path) -> None:

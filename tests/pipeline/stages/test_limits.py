@@ -22,6 +22,7 @@ from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
 from pipeline.errors import SettingError
 from pipeline.interrupt import Terminated, raise_terminated
+from pipeline.patterns import KeyPatterns
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.stages.decode import DecodeJob, decode
 from pipeline.stages.encode import EncodeJob, encode
@@ -99,13 +100,15 @@ def test_decode_stops_and_goes_on_with_what_is_missing(archive: Archive, tmp_pat
     assert (tmp_path / "files" / "1" / "3.jpg").read_bytes() == bytes([1, 3]) * 300
     assert (tmp_path / "files" / "2" / "4.jpg").read_bytes() == b"new"
     # Asked for all, it writes all.
-    assert decode(replace(job, resume=False, overwrite=True, include="0/*")).num_restored == 10
+    assert decode(replace(job, resume=False, overwrite=True, patterns=KeyPatterns(include=("0/*",)))).num_restored == 10
 
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_session")
 def test_on_a_store_what_is_younger_than_its_row_is_there(archive: Archive, s3_url: str) -> None:
-    job = DecodeJob(archive=archive.storage.url, destination=f"{s3_url}/files", include="0/*", resume=True)
+    job = DecodeJob(
+        archive=archive.storage.url, destination=f"{s3_url}/files", patterns=KeyPatterns(include=("0/*",)), resume=True
+    )
     assert decode(job).num_restored == 10
     archive.put([kept("0/5.jpg", b"new", datetime.now(UTC) + timedelta(minutes=1))])
     with pytest.raises(SettingError, match=r"0/5\.jpg is in"):
