@@ -37,6 +37,7 @@ from jobs.vacuum import vacuum
 from jobs.verify import verify
 from pipeline.errors import ArchiveNotFoundError, KeyNotFoundError, PhotoarkError, SettingError, redacted
 from pipeline.interrupt import Terminated, raise_terminated
+from pipeline.s3 import give_up_early
 
 log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -69,6 +70,7 @@ def main() -> None:
     log.addHandler(logging.NullHandler())  # what nobody wants logged is said in words, below
     # That one of its processes died, Ray prints to standard output, where --json is read; what came of it we say ourselves.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    give_up_early()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, raise_terminated)
     try:

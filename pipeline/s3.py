@@ -11,6 +11,7 @@ back. Both are tried again when they differ, when the store asks for patience an
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import logging
@@ -18,6 +19,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -30,6 +32,8 @@ MAX_ATTEMPTS = 8
 """Of one request, with growing pauses between them: about half a minute."""
 TIMEOUT_S = 20.0
 """Without a byte."""
+_FIRST_ATTEMPTS, _FIRST_TIMEOUT_S = 2, 3.0
+"""Of connecting to a store that has not answered yet, where somebody waits (`give_up_early`)."""
 _MAX_TRANSFERS = 4
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -200,6 +204,41 @@ def delete(bucket: str, key: str) -> None:
     _client().delete_object(Bucket=bucket, Key=key)
 
 
+def give_up_early() -> None:
+    """Fail within seconds, from now on and in this process, where the store has not answered a single request yet.
+
+    For a command that somebody waits for: the address is probably wrong. Workers, which begin in the middle of a job, keep the
+    patience that a busy or restarting store needs.
+    """
+    _contact.is_awaited = not _contact.was_made
+
+
+def make_contact(bucket: str) -> None:
+    """Send a first request, if `give_up_early` was called and the store has not answered yet; what it answers does not matter.
+
+    Raises:
+        Exception: of botocore, where the store cannot be reached.
+    """
+    from botocore.exceptions import ClientError
+
+    if _contact.is_awaited:
+        with contextlib.suppress(ClientError):
+            _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+
+
+@dataclass(slots=True)
+class _Contact:
+    """What this process knows of the store."""
+
+    was_made: bool = False
+    """Whether it has answered."""
+    is_awaited: bool = False
+    """Whether it has not, and connecting to it is tried for a short time only."""
+
+
+_contact = _Contact()
+
+
 def credentials() -> dict[str, str]:
     """Access key, secret key, session token, region and endpoint, as boto3's chain has them now, under delta-rs's names.
 
@@ -231,9 +270,11 @@ _ADVICE = {
     "unable to locate credentials": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "NoSuchBucket": "check the bucket's name, or make the bucket",
     "AccessDenied": "allow it to this user in the bucket's policy, or use other credentials",
-    "Could not connect to the endpoint|Connection refused|dns error|failed to lookup address|Name or service not known": (
+    "Could not connect to the endpoint|Connect timeout on endpoint|Failed to connect to proxy|Connection refused|dns error"
+    "|failed to lookup address|Name or service not known": (
         "the store cannot be reached: check the network and AWS_ENDPOINT_URL"
     ),
+    "SSL validation failed": "the connection is not trusted: check https:// in AWS_ENDPOINT_URL, and AWS_CA_BUNDLE",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "SlowDown|Please reduce your request rate": "the store asks for fewer requests: wait a while",
     "No space left on device|os error 28|StorageFull": "make room",
@@ -274,7 +315,7 @@ def _endpoint() -> str | None:
 
 
 def _client() -> Any:
-    return _client_of(_environment())
+    return _client_of(_environment(), _FIRST_TIMEOUT_S if _contact.is_awaited else TIMEOUT_S)
 
 
 @lru_cache(maxsize=4)
@@ -286,12 +327,12 @@ def _session(environment: tuple[tuple[str, str], ...]) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _client_of(environment: tuple[tuple[str, str], ...]) -> Any:
+def _client_of(environment: tuple[tuple[str, str], ...], connect_timeout_s: float) -> Any:
     from botocore.config import Config
 
     settings = Config(
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
-        connect_timeout=TIMEOUT_S,
+        connect_timeout=connect_timeout_s,
         read_timeout=TIMEOUT_S,
         max_pool_connections=32,
         # MD5 serves, and every store knows it; trailing checksums some do not.
@@ -305,7 +346,11 @@ def _client_of(environment: tuple[tuple[str, str], ...]) -> Any:
 def _see_answer(
     response: tuple[Any, dict[str, Any]] | None, attempts: int, caught_exception: Exception | None, request_dict: Any, **_: Any
 ) -> None:
-    """Called by botocore after each request that it sent, before it decides whether to try again."""
+    """Called by botocore after each request that it sent, before it tries again."""
+    from botocore.exceptions import ConnectionError
+
+    if response is not None:
+        _contact.was_made, _contact.is_awaited = True, False
     if caught_exception is not None:
         reason = f"{type(caught_exception).__name__}: {caught_exception}"
     elif response is not None and (response[0].status_code >= 500 or response[0].status_code == 429):
@@ -313,6 +358,8 @@ def _see_answer(
     else:
         return
     _tell_retry(request_dict["url"].partition("?")[0], attempts, reason)
+    if _contact.is_awaited and attempts >= _FIRST_ATTEMPTS and isinstance(caught_exception, ConnectionError):
+        raise caught_exception  # or botocore would go on for half a minute
 
 
 def _tell_retry(url: str, attempt: int, reason: str) -> None:

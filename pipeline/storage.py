@@ -276,7 +276,8 @@ class Storage:
         """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3.
 
         Raises:
-            StorageError: boto3's chain finds no credentials; delta-rs would ask the network for some.
+            StorageError: boto3's chain finds no credentials, where delta-rs would ask the network for some; or the store
+                cannot be reached, where `s3.give_up_early` was called.
         """
         if self.scheme != "s3":
             return {}
@@ -284,6 +285,8 @@ class Storage:
         if "AWS_ACCESS_KEY_ID" not in options:
             message = "unable to locate credentials"
             raise StorageError(f"{self.url} cannot be opened: {message}{s3.hint(message)}")
+        with self._failing("cannot be opened"):
+            s3.make_contact(self._bucket_and_folder()[0])
         if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             options["AWS_ALLOW_HTTP"] = "true"
         return options | {"conditional_put": "etag", "timeout": f"{s3.TIMEOUT_S:.0f}s"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -185,3 +187,31 @@ def test_the_last_blocks_are_smaller_where_several_take_them(tmp_path: Path) -> 
     assert sizes[0] == 8
     assert sizes[-5:] == [2, 2, 2, 2, 1]
     assert {len(run) for run in blocks(photos, max_photos=10, max_bytes=350, min_photos=2)} == {10}
+
+
+@pytest.mark.parametrize("call", ["exists()", "delta_options()"])
+def test_a_command_tries_an_address_that_never_answered_twice(call: str) -> None:
+    program = f"""
+import logging
+from pipeline import s3
+from pipeline.errors import StorageError
+from pipeline.storage import Storage
+tries = []
+s3.log.setLevel("INFO")
+s3.log.addHandler(logging.NullHandler())
+s3.log.addFilter(lambda record: tries.append(record.attempt) or False)
+s3.give_up_early()
+try:
+    Storage("s3://bucket/archive").{call}
+except StorageError as error:
+    print(tries, error)
+"""
+    settings = {
+        "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests-secret", "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    }  # fmt: skip
+    environment = os.environ | settings
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("[1, 2] s3://bucket/archive cannot be ")
+    assert "the store cannot be reached: check the network and AWS_ENDPOINT_URL" in found.stdout
+    assert len(found.stdout.splitlines()) == 1
