@@ -184,7 +184,11 @@ class EncodeWorker:
 
     def _may_stand(self, data: bytes) -> bool:
         """Whether a file's own bytes may be stored."""
-        return self._settings.keep_original is not KeepOriginal.NEVER and not (self._settings.strip_gps and holds_gps(data))
+        return self._settings.keep_original is not KeepOriginal.NEVER and not self._may_hold_position(data)
+
+    def _may_hold_position(self, data: bytes) -> bool:
+        """Whether --strip-gps keeps a file's own bytes from being stored."""
+        return self._settings.strip_gps and holds_gps(data)
 
     def _kept(
         self, row: EncodedPhoto, data: bytes, reason: str | None, *, recipe: str | None = None, may_hold_gps: bool | None = None
@@ -220,14 +224,14 @@ class EncodeWorker:
         except PhotoError as error:
             job.refusals.append(f"{rung} cannot take the file whole: {error.message}")
             return False
-        return self._take(rung, codec, job, stream, {})
+        return self._take(rung, codec, job, stream, {}, gives_file=True)
 
     def _try_rung(self, rung: CodecAt, codec: Codec, jobs: Sequence[_Job]) -> None:
         """Encode `jobs`; one whose stream may stand for it gets its row and loses its pixels."""
         images = [job.pixels for job in jobs if job.pixels is not None]
         for job, trial in zip(jobs, try_images(rung, codec, images, self._settings.gate, self._scorer), strict=True):
             if not isinstance(trial, Refusal):
-                self._take(rung, codec, job, trial.stream, trial.scores)
+                self._take(rung, codec, job, trial.stream, trial.scores, gives_file=False)
                 continue
             job.refusals.append(trial.reason)
             # A gate is there to refuse; a codec is not there to fail.
@@ -236,19 +240,28 @@ class EncodeWorker:
                 extra={"key": job.row.key, "stage": trial.stage, "codec": str(rung), "reason": trial.reason},
             )  # fmt: skip
 
-    def _take(self, rung: CodecAt, codec: Codec, job: _Job, stream: bytes, scores: Scores) -> bool:
-        """Let `stream` stand for its photo, unless it is no smaller than the file and the file may stand; returns whether."""
+    def _take(self, rung: CodecAt, codec: Codec, job: _Job, stream: bytes, scores: Scores, *, gives_file: bool) -> bool:
+        """Let `stream` stand for its photo, unless the file may stand and is no larger; return whether it does.
+
+        Args:
+            gives_file: whether the stream gives back the file bit for bit.
+        """
         assert job.data is not None
-        if len(stream) >= len(job.data) and self._may_stand(job.data):
+        is_larger = len(stream) >= len(job.data)
+        if is_larger and self._may_stand(job.data):
             job.refusals.append(f"{rung} made {len(stream)} bytes of {len(job.data)}")
             return False
+        recipe = self._recipe.encoded
+        if self._settings.keep_original is KeepOriginal.NEVER and not self._may_hold_position(job.data):
+            gives_way = is_larger or (isinstance(codec, Transcoder) and not gives_file and codec.takes(job.data))
+            recipe = self._recipe.instead_of_file if gives_way else recipe
         num_pixels = (job.row.width or 0) * (job.row.height or 0)
         job.row = replace(
             job.row, outcome=Outcome.ENCODED, image=stream, codec=codec.info.name, model=codec.info.model,
             reason="; ".join(job.refusals) or None, bpp=8 * len(stream) / num_pixels,
             psnr=scores.get("psnr"), ms_ssim=scores.get("ms_ssim"), ssimulacra2=scores.get("ssimulacra2"),
             perceptual=scores.get("perceptual"), lpips=scores.get("lpips"), dists=scores.get("dists"),
-            recipe=self._recipe.encoded,
+            recipe=recipe,
         )  # fmt: skip
         job.pixels = None
         return True

@@ -1,10 +1,12 @@
 """How a job encodes, as text that each row records: it tells whether another job would have made the same row of a file.
 
-    encoded   ladder [gate=...] [keep=always] [strip-gps]   avif:60   ditic-small:3@a9cc03f4a08e03f4,avif:60 gate=ms_ssim=0.95
+    encoded   ladder [gate=...] [keep=...] [strip-gps]      avif:60   ditic-small:3@a9cc03f4a08e03f4,avif:60 gate=ms_ssim=0.95
     kept      ladder [gate=...] [strip-gps]                 no rung could stand for the photo, or `original` was asked for
               any [strip-gps]                               no codec takes such a file (but see `Recipe.transcodes`)
 
-A row holds only what it depends on, so that a job with another ladder does not encode again what no codec takes.
+A row holds only what it depends on, so that a job with another ladder does not encode again what no codec takes. So
+`keep=always` is in every encoded row of such a job, and `keep=never` only in those whose file would otherwise have been kept.
+Earlier versions left `keep=never` out.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ class Recipe:
 
     encoded: str
     """Of a photo that a stream stands for."""
+    instead_of_file: str
+    """Likewise, where the file would stand if it might be kept: the stream is no smaller, or does not give the file back."""
     refused: str
     """Of a photo kept as its bytes because no rung of the ladder could stand for it, or `original` was asked for."""
     unsupported: str
@@ -52,7 +56,9 @@ class Recipe:
             return self.refused == "original" if row.reason is None else None
         if row.recipe is None:
             return None if (row.codec, row.model) in self.codecs else False
-        return row.recipe in ((self.refused, self.unsupported) if row.outcome is Outcome.KEPT else (self.encoded,))
+        if row.outcome is Outcome.KEPT:
+            return row.recipe in (self.refused, self.unsupported)
+        return row.recipe == self.encoded or (row.recipe == self.instead_of_file and not self.keeps)
 
 
 def recipe_of(rungs: Sequence[CodecAt], options: CodecOptions, *, gate: Gate, keep: KeepOriginal, strip_gps: bool) -> Recipe:
@@ -69,6 +75,7 @@ def recipe_of(rungs: Sequence[CodecAt], options: CodecOptions, *, gate: Gate, ke
     kept_too = ["keep=always"] if keep is KeepOriginal.ALWAYS else []
     stripped = ["strip-gps"] if strip_gps else []
     return Recipe(
+        instead_of_file=" ".join([ladder, *gated, "keep=never", *stripped]),
         encoded=" ".join([ladder, *gated, *kept_too, *stripped]),
         refused=" ".join([ladder, *gated, *stripped]),
         unsupported=" ".join([_ANY, *stripped]),

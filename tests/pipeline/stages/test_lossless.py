@@ -198,6 +198,18 @@ def test_a_position_that_is_to_be_left_out_does_not_travel_in_a_transcoded_file(
     assert 0x8825 not in Image.open(io.BytesIO(restore(url, "placed.jpg").data)).getexif()
 
 
+def test_a_larger_stream_gives_way_once_the_file_may_be_kept(few: Path, tmp_path: Path) -> None:
+    job = EncodeJob(source=str(few), archive="unused", ladder=parse_ladder("webp:100"), keep_original=KeepOriginal.NEVER)
+    rows = rows_of(worked(few, tmp_path, ladder=job.ladder, keep_original=job.keep_original))
+    assert {key: row.recipe for key, row in rows.items()} == {
+        "placed.jpg": "webp:100 keep=never", "plain.jpg": "webp:100 keep=never", "small.png": "webp:100", "motion.jpg": None,
+    }  # fmt: skip
+    encoded = [rows[key] for key in ("placed.jpg", "plain.jpg", "small.png")]
+    assert [job.settings().recipe().made(row) for row in encoded] == [True] * 3
+    keeping = replace(job, keep_original=KeepOriginal.KEPT).settings().recipe()
+    assert [keeping.made(row) for row in encoded] == [False, False, True]
+
+
 def test_each_rung_that_makes_more_of_a_file_is_passed_over(few: Path, tmp_path: Path) -> None:
     url = worked(few, tmp_path, ladder=parse_ladder("jpeg:100,webp:100,jxl:100"))
     rows = rows_of(url)

@@ -133,6 +133,10 @@ def test_a_recipe_says_what_a_row_depends_on(job: EncodeJob) -> None:
     assert made(replace(row, recipe="avif:50")) is False
     kept = replace(row, codec="original", outcome=Outcome.KEPT, reason="16 bits a channel", recipe="any")
     assert made(kept) is True
+    # A stream that is no smaller than its file, of a job that might not keep the file.
+    unkept = replace(job, keep_original=KeepOriginal.NEVER).settings().recipe().made
+    larger = replace(row, recipe="avif:60 keep=never")
+    assert (made(larger), unkept(larger), unkept(replace(row, recipe="avif:60"))) == (False, True, True)
     lossless = replace(job, codec="jxl", options=CodecOptions(quality=100)).settings().recipe()
     assert (lossless.made(kept), lossless.made(replace(kept, format="PNG"))) == (False, True)
     assert lossless.made(replace(kept, recipe="jxl:100")) is True
