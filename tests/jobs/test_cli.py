@@ -1,4 +1,4 @@
-"""The commands as a person runs them: processes, output, exit codes."""
+"""The commands as a person runs them: output, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -20,15 +20,10 @@ from PIL import Image
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
 from pipeline.archive.verify import verify
+from tests.support.command_line import photoark
 
+pytestmark = pytest.mark.usefixtures("ray_session")
 PHOTOARK = [sys.executable, "-m", "jobs"]
-
-
-def photoark(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        [*PHOTOARK, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **env}, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byte
 
 
 @pytest.fixture(scope="module")
-def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(source: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     path = tmp_path_factory.mktemp("cli") / "archive"
     result = photoark("encode", source, path, "--codec", "webp", "--json")
     assert result.returncode == 3, result.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,9 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
-def photoark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "jobs", *map(str, arguments)], capture_output=True, text=True, check=False)
+from tests.support.command_line import photoark
 
 
 @pytest.fixture(scope="module")

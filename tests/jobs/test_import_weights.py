@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.errors import CheckpointError
-from tests.jobs.test_cli import photoark
 from tests.pipeline.codecs.ditic.released import CONFIG, LoraRelease, merged_state
+from tests.support.command_line import photoark
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ from pipeline.pixels.reader import read_pixels
 from pipeline.progress import Step
 from pipeline.training.import_weights import import_weights
 from pipeline.training.weight_source import open_source
-from tests.jobs.test_cli import photoark
 from tests.pipeline.codecs.ditic.reference import TINY, Reference
 from tests.pipeline.codecs.ditic.released import CONFIG, LoraRelease, merged_state
+from tests.support.command_line import photoark
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
