@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo "$$python" && break; done)
 
-.PHONY: help demo test lint pytest exiftool format bench venv lock clean
+.PHONY: help demo test lint pytest soak exiftool format bench venv lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(READY) ## ruff, mypy and the import rules
 JOBS ?= 2
 pytest: $(READY) exiftool ## the tests alone; choose with make pytest ARGS="-k archive"
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+soak: $(READY) ## the tests that repeat something at random, for an hour: 20 killed processes, 2,000 damaged shards
+	$(BIN)/python -m pytest --soak -m soak $(ARGS)
 
 # Tests hold metadata against exiftool. It is a perl program; PyPI has none, npm's package holds it whole. Where neither it nor npm
 # and perl are, the tests that need it are skipped and say so; where CI is set, they fail.

@@ -15,6 +15,16 @@ import pytest
 PHOTOS = Path(__file__).parent / "photos"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the tests that repeat something as often as `make soak` does")
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether a test that repeats something at random does so as often as it can, instead of a few times."""
+    return bool(request.config.getoption("--soak"))
+
+
 def pytest_configure() -> None:
     """Let tests send Ctrl-C: a shell that starts them in the background has them, and all that they start, ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

@@ -65,16 +65,18 @@ def write_photos(folder: Path, count: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_twenty_kills_lose_and_repeat_nothing() -> None:
-    result = photoark("bench", "faults", "--rounds", 20, "--no-network")
+def test_kills_lose_and_repeat_nothing(soak: bool) -> None:
+    rounds, num_photos = (20, 600) if soak else (4, 200)
+    result = photoark("bench", "faults", "--rounds", rounds, "--photos", num_photos, "--no-network")
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])["faults"]
-    assert sum(tally["injected"] for tally in found) == 20
+    assert sum(tally["injected"] for tally in found) == rounds
     for tally in found:
         assert (tally["lost"], tally["duplicated"]) == (0, 0), tally
         # Photos travel in blocks of 16. The one in the codec is done again, and of a driver what it had not committed.
-        most = {"kill driver": 600 / 4, "kill actor": 16, "kill worker": 16}[tally["fault"]]
+        most = {"kill driver": num_photos / 4, "kill actor": 16, "kill worker": 16}[tally["fault"]]
         assert len(tally["repeated"]) == tally["injected"]
         assert all(repeated <= most for repeated in tally["repeated"]), tally
 

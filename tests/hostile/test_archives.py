@@ -25,8 +25,10 @@ from tests.pipeline.archive.test_archive import row
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_thousand_mutated_shards_are_photos_or_typed_errors(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.hostile.parquet_fuzz", str(tmp_path), "20261", "2000"]
+@pytest.mark.soak
+def test_mutated_shards_are_photos_or_typed_errors(tmp_path: Path, soak: bool) -> None:
+    count = 2000 if soak else 200
+    command = [sys.executable, "-m", "tests.hostile.parquet_fuzz", str(tmp_path), "20261", str(count)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
@@ -34,11 +36,11 @@ def test_two_thousand_mutated_shards_are_photos_or_typed_errors(tmp_path: Path) 
     assert found["strays"] == []
     assert found["written"] <= 4
     ends = found["ends"]
-    assert ends["verify: damaged"] + ends["verify: clean"] == 2000
+    assert ends["verify: damaged"] + ends["verify: clean"] == count
     for way in ("restore", "restore kept", "decode", "decode pattern", "stat"):
-        assert ends[f"{way}: ArchiveDamagedError"] > 100
+        assert ends[f"{way}: ArchiveDamagedError"] > count / 20
         # Half of the damage is none to that way, and the photos come back.
-        assert sum(count for end, count in ends.items() if end.startswith(f"{way}: ")) == 400
+        assert sum(count for end, count in ends.items() if end.startswith(f"{way}: ")) == count / 5
 
 
 def test_statistics_are_those_that_the_library_reads() -> None:

@@ -34,14 +34,14 @@ def streams(request: pytest.FixtureRequest) -> list[bytes]:
     return codec.encode([np.ascontiguousarray(p[:height, :width]) for p, (height, width) in zip(pictures, sizes, strict=False)])
 
 
-def test_twenty_thousand_mutated_streams_are_pictures_or_typed_errors(
-    request: pytest.FixtureRequest, streams: list[bytes]
-) -> None:
+@pytest.mark.soak
+def test_mutated_streams_are_pictures_or_typed_errors(request: pytest.FixtureRequest, streams: list[bytes], soak: bool) -> None:
+    count = 20_000 if soak else 4_000
     codec: DiTICCodec = request.getfixturevalue("tiny")
     rng = random.Random(20_262)
     before = psutil.Process().memory_info().rss
     ends: Counter[str] = Counter()
-    for i in range(20_000):
+    for i in range(count):
         stream = streams[i % len(streams)]
         if i % 100 == 0:
             stream = _forged(codec, stream, rng)
@@ -58,8 +58,8 @@ def test_twenty_thousand_mutated_streams_are_pictures_or_typed_errors(
             continue
         assert picture.shape == (header.height, header.width, 3)
         ends["read"] += 1
-    assert sum(ends.values()) == 20_000
-    assert all(ends[end] > 100 for end in ("CorruptStreamError", "UnknownModelError", "read")), ends
+    assert sum(ends.values()) == count
+    assert all(ends[end] > count / 200 for end in ("CorruptStreamError", "UnknownModelError", "read")), ends
     assert psutil.Process().memory_info().rss - before < 500 << 20
 
 
