@@ -55,7 +55,8 @@ class PhotoarkError(Exception):
     """Root of every error that photoark raises on purpose."""
 
     def __init__(self, message: str, *, key: str | None = None) -> None:
-        message = redacted(message)
+        # Decoders end some of theirs with a line break; ours stand in one line, in rows and on a terminal.
+        message = redacted(" ".join(filter(None, map(str.strip, message.splitlines()))))
         super().__init__(message if key is None else f"{key}: {message}")
         self.message = message
         self.key = key

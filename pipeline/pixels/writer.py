@@ -42,8 +42,10 @@ _LOSSLESS_OPTIONS: dict[str, dict[str, Any]] = {
 WRITABLE_FORMATS = frozenset(_OPTIONS)
 """Pillow's names of the containers that `write_photo` can make, with EXIF, ICC and XMP in each."""
 _INSTEAD = "; restore with --format PNG"
-_MIN_HIDDEN_BYTES = 32
+_MIN_HIDDEN_BYTES = 16
 """Of a placeholder: no other bytes of a file are like it."""
+_EMPTY_EXIF = (b"II*\0\x08\0\0\0\0\0", b"MM\0*\0\0\0\x08\0\0")
+"""How EXIF blocks without an entry begin, the only sound ones that are too short for a placeholder."""
 _WITHOUT_GREY = frozenset({"WEBP"})
 
 
@@ -88,13 +90,19 @@ def write_photo(
         options["subsampling"] = "4:0:0"
     # The libraries would write these anew or refuse them, and turn pixels by what they find in there.
     hidden = _hidden(options) if format in ("AVIF", "HEIF") else {}
+    # Pillow reads a block that is too short to hide, and libavif refuses what is no EXIF.
+    shown = options.get("exif", b"").removeprefix(exif.PREFIX)
+    if format == "AVIF" and 0 < len(shown) < _MIN_HIDDEN_BYTES and not shown.startswith(_EMPTY_EXIF):
+        raise UnsupportedPhotoError(f"its EXIF is damaged, and an AVIF file cannot hold it{_INSTEAD}")
     buffer = io.BytesIO()
     try:
         image.save(buffer, format=format, **options)
         if format == "TIFF":
             return tiff.with_pixels(buffer.getvalue(), metadata)
     except Exception as error:  # Pillow's, about metadata that is too long or makes no sense, are of any kind
-        raise UnsupportedPhotoError(f"the photo and its metadata do not go into a {format} file: {error}{_INSTEAD}") from error
+        raise UnsupportedPhotoError(
+            f"the photo and its metadata do not go into a file of format {format}: {error}{_INSTEAD}"
+        ) from error
     data = buffer.getvalue()
     for placeholder, block in hidden.items():
         data = data.replace(placeholder, block, 1)
