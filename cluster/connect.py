@@ -21,11 +21,11 @@ from ray._private.node import Node
 
 from pipeline.errors import PhotoarkError
 from pipeline.interrupt import Interrupt
-from pipeline.stages.resources import available_cores
+from pipeline.on_ray.resources import available_cores
 
 _OBJECT_STORE_BYTES = 2 << 30
 _THREADS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch", "alone-")
-"""How names begin of threads that Ray Data and `pipeline.stages.isolation` start, and tell to end, but do not wait for."""
+"""How names begin of threads that Ray Data and `pipeline.on_ray.isolation` start, and tell to end, but do not wait for."""
 
 
 @contextmanager

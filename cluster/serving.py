@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from pipeline.codecs.precision import Runtime
+from pipeline.codecs.neural.runtime import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.serving.http_app import PhotoServer, ServingOptions, http_app
 

@@ -26,8 +26,8 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from pipeline.on_ray.resources import plan_training
 from pipeline.openmp import worker_environment
-from pipeline.stages.resources import plan_training
 
 MAX_FAILURES = 3
 """Times that all workers are started anew because one died or failed."""

@@ -16,28 +16,28 @@ from types import TracebackType
 
 import typer
 
-from jobs.bench import bench_app
-from jobs.decode import decode
-from jobs.demo import demo
-from jobs.encode import encode
-from jobs.evaluate import evaluate
-from jobs.freeze import freeze
-from jobs.import_weights import import_weights
+from jobs.bench.app import bench_app
+from jobs.commands.decode import decode
+from jobs.commands.demo import demo
+from jobs.commands.encode import encode
+from jobs.commands.evaluate import evaluate
+from jobs.commands.freeze import freeze
+from jobs.commands.import_weights import import_weights
+from jobs.commands.ls import ls
+from jobs.commands.optimize import optimize
+from jobs.commands.plan import plan
+from jobs.commands.restore import restore
+from jobs.commands.retry import retry
+from jobs.commands.salvage import salvage
+from jobs.commands.serve import serve
+from jobs.commands.stat import stat
+from jobs.commands.train import train
+from jobs.commands.vacuum import vacuum
+from jobs.commands.verify import verify
 from jobs.logs import are_lines_on_stderr
-from jobs.ls import ls
-from jobs.optimize import optimize
-from jobs.plan import plan
-from jobs.restore import restore
-from jobs.retry import retry
-from jobs.salvage import salvage
-from jobs.serve import serve
-from jobs.stat import stat
-from jobs.train import train
-from jobs.vacuum import vacuum
-from jobs.verify import verify
 from pipeline.errors import ArchiveNotFoundError, KeyNotFoundError, PhotoarkError, SettingError, redacted
 from pipeline.interrupt import Terminated, raise_terminated
-from pipeline.s3 import give_up_early
+from pipeline.storage.s3 import give_up_early
 
 log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

@@ -14,7 +14,7 @@ from jobs.phrases import shrinkage
 
 if TYPE_CHECKING:
     from pipeline.archive.commit import Archive
-    from pipeline.stages.encode import EncodeJob
+    from pipeline.encode.job import EncodeJob
 
 log = logging.getLogger(__name__)
 _MAX_EXAMPLES = 6
@@ -58,7 +58,7 @@ def examples(job: EncodeJob, keys: Iterable[str]) -> list[Example]:
 
 def _is_slow(job: EncodeJob) -> bool:
     """Whether decoding takes a large network on a CPU."""
-    from pipeline.codecs.ditic.device import choose_device
+    from pipeline.codecs.neural.device import choose_device
 
     weights = job.options.weights
     is_large = weights is not None and weights.stat().st_size > _MAX_WEIGHTS_BYTES
@@ -72,10 +72,10 @@ def _spread(keys: list[str]) -> Iterator[str]:
 
 def _example(job: EncodeJob, archive: Archive, key: str) -> Iterator[Example]:
     from pipeline.archive.lookup import find
-    from pipeline.pixels.sandbox import probe, read_pixels
+    from pipeline.decode.restore import decode_row
+    from pipeline.pixels.sandbox.client import probe, read_pixels
     from pipeline.quality.contact_sheet import strip
-    from pipeline.restoration import decode_row
-    from pipeline.storage import fetch
+    from pipeline.storage.base import fetch
 
     row = find(archive, key)
     if (row.width or 0) * (row.height or 0) > _MAX_PIXELS:

@@ -41,7 +41,7 @@ def worker_logs(settings: Settings) -> dict[str, Any] | None:
     if not settings.wants_logs:
         return None
     from cluster.connect import joins
-    from pipeline.stages.logs import with_logs
+    from pipeline.on_ray.logs import with_logs
 
     return with_logs(_options(settings, None if joins(settings.ray_address) else settings.log_file))
 

@@ -9,6 +9,8 @@ import typer
 
 from pipeline.sources.selection import DEFAULT_EXCLUDES
 
+SAMPLE_PHOTOS = Path(__file__).parents[1] / "tests" / "photos"
+"""Photos that come with a checkout."""
 ArchiveUrl = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Local path or s3://bucket/prefix of the archive.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; auto by default.")]
 Weights = Annotated[Path | None, typer.Option(help="Frozen checkpoint of a neural codec; the shipped one by default.")]

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from pipeline.errors import SettingError
-from pipeline.names import key_of_name
+from pipeline.storage.names import key_of_name
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -16,8 +16,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     Raises:
         SettingError: there is something already and `overwrite` is false, or the file cannot or should not be there.
     """
-    from pipeline.archive_files import archive_around
-    from pipeline.storage import Storage
+    from pipeline.storage.archive_files import archive_around
+    from pipeline.storage.base import Storage
 
     folder = path.parent
     if not folder.is_dir():

@@ -22,8 +22,8 @@ from pipeline.codecs.registry import is_generative
 if TYPE_CHECKING:
     from cluster.watch import NodeEvent, Watch
     from jobs.examples import Example
-    from pipeline.stages.history import History
-    from pipeline.stages.summary import JobSummary
+    from pipeline.encode.history import History
+    from pipeline.job_summary import JobSummary
 
 _MAX_FAILURES = 200
 """That the page names."""

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from pipeline.codecs.precision import Runtime
+from pipeline.codecs.neural.runtime import Runtime
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
+from pipeline.on_ray.resources import Market, PoolOptions
 from pipeline.records import KeepOriginal
 from pipeline.sources.selection import Selection
-from pipeline.stages.resources import Market, PoolOptions
 
 if TYPE_CHECKING:
-    from pipeline.pixels.probe import PixelLimits
+    from pipeline.pixels.formats.probe import PixelLimits
 
 DEFAULT_FILE = Path("photoark.toml")
 _PREFIX = "PHOTOARK_"
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
 
     def limits(self) -> PixelLimits:
         """Bounds of what is decoded."""
-        from pipeline.pixels.probe import PixelLimits
+        from pipeline.pixels.formats.probe import PixelLimits
 
         return PixelLimits(max_pixels=self.max_pixels, time_s=self.decoder_time_s, memory_bytes=self.decoder_memory_mib << 20)
 

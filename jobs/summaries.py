@@ -13,10 +13,10 @@ from jobs.logs import tell
 from jobs.phrases import count, duration, name_files, show, shrinkage, size
 
 if TYPE_CHECKING:
+    from pipeline.encode.estimate import Estimate
+    from pipeline.encode.job import EncodeJob
+    from pipeline.job_summary import JobSummary
     from pipeline.records import Skipped
-    from pipeline.stages.encode import EncodeJob
-    from pipeline.stages.estimate import Estimate
-    from pipeline.stages.summary import JobSummary
 
 INCOMPLETE = 3
 """Exit code of a command that is done, where photos are not stored or did not come back."""

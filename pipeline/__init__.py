@@ -13,9 +13,9 @@ wait_passively()
 __all__ = ["decode", "encode", "restore"]
 
 _DOORS = {
-    "encode": ("pipeline.stages.encode", "encode"),
-    "decode": ("pipeline.stages.decode", "decode"),
-    "restore": ("pipeline.restoration", "restore"),
+    "encode": ("pipeline.encode.run", "encode"),
+    "decode": ("pipeline.decode.run", "decode"),
+    "restore": ("pipeline.decode.restore", "restore"),
 }
 
 

@@ -99,7 +99,7 @@ class Photo:
     """One source file, as listed."""
 
     key: str
-    """Path relative to the source root, `/` between parts; `pipeline.names` says how names that are not UTF-8 are spelled."""
+    """Path relative to the source root, `/` between parts; `storage.names` says how names that are not UTF-8 are spelled."""
     uri: str
     """Where its bytes are."""
     size_bytes: int
@@ -196,7 +196,7 @@ class EncodedPhoto:
     encoder: str | None = None
     """Version of the program that wrote the row."""
     recipe: str | None = None
-    """How it was encoded (`pipeline.stages.recipe`); None for failures and rows of earlier versions."""
+    """How it was encoded (`pipeline.encode.recipe`); None for failures and rows of earlier versions."""
     original: bytes | None = None
     """The source file beside its bitstream (`KeepOriginal.ALWAYS`)."""
 

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from pipeline.codecs.base import Transcoder
 from pipeline.codecs.registry import CodecOptions, get_codec
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome
 
 ROOT = Path(__file__).parents[1]

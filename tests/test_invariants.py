@@ -24,9 +24,11 @@ from PIL import Image, ImageCms
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
 from pipeline.codecs.points import parse_ladder
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
 from tests.cases.tiny import kept
 
 _SUFFIXES = {

@@ -16,14 +16,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from pipeline.archive.compare import SOURCE_COLUMNS, SourceVersion, takes_place
 from pipeline.archive.log import Log, ShardInfo
 from pipeline.archive.references import heirs, holds, instead, reference
 from pipeline.archive.shard_reader import read_columns, read_shard
 from pipeline.archive.shard_writer import write_shard
+from pipeline.archive.versions import SOURCE_COLUMNS, SourceVersion, takes_place
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 log = logging.getLogger(__name__)
 _MAX_TRIES = 20

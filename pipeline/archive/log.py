@@ -21,9 +21,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from pipeline.archive.schema import schema_with_features
 from pipeline.archive.shard_reader import GREATEST_KEY
 from pipeline.archive.shard_writer import Shard
-from pipeline.archive_files import APP_ID, DESCRIPTION, SHARD_PREFIX
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
-from pipeline.storage import Storage, check_relative, told
+from pipeline.storage.archive_files import APP_ID, DESCRIPTION, SHARD_PREFIX
+from pipeline.storage.base import Storage, check_relative, told
 
 _FINGERPRINT = "photoark.fingerprint"
 _OURS = frozenset({"key", "image", "outcome"})

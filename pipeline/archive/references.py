@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.archive.shard_reader import read_shard
 from pipeline.errors import ArchiveDamagedError
 from pipeline.records import BLOB_COLUMNS, EncodedPhoto, Outcome
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 _OF_SOURCE = ("source_uri", "source_bytes", "source_sha256", "source_etag", "modified_at")
 

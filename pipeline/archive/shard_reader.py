@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.archive_files import SHARD_NAME
 from pipeline.errors import ArchiveDamagedError, SettingError, StorageError
 from pipeline.patterns import EVERY_KEY, KeyPatterns
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, encoded_from_table
-from pipeline.storage import Storage
+from pipeline.storage.archive_files import SHARD_NAME
+from pipeline.storage.base import Storage
 
 if TYPE_CHECKING:
     from pipeline.archive.commit import Archive

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archive.schema import ROW_GROUP_BYTES, parquet_options, schema_with_features
 from pipeline.records import EncodedPhoto, encoded_to_table
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

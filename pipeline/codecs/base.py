@@ -12,10 +12,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.formats.probe import DEFAULT_LIMITS, PixelLimits
 
 Pixels = NDArray[np.uint8]
 """One photo: H x W x 3, RGB, 0..255, as displayed."""
+LOSSLESS_JXL = 100
+"""Quality at which the codec `jxl` is lossless."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

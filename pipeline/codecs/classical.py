@@ -13,12 +13,11 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.codecs.base import CodecInfo, Pixels
-from pipeline.codecs.registry import LOSSLESS_JXL
+from pipeline.codecs.base import LOSSLESS_JXL, CodecInfo, Pixels
 from pipeline.errors import CorruptStreamError, PhotoError, SettingError, UnsupportedPhotoError
-from pipeline.pixels import jpeg_xl
-from pipeline.pixels.probe import DEFAULT_LIMITS, PixelLimits
-from pipeline.pixels.sandbox import probe, read_pixels, to_jpeg, to_jpeg_xl
+from pipeline.pixels.formats import jpeg_xl
+from pipeline.pixels.formats.probe import DEFAULT_LIMITS, PixelLimits
+from pipeline.pixels.sandbox.client import probe, read_pixels, to_jpeg, to_jpeg_xl
 from pipeline.records import PhotoHeader
 
 

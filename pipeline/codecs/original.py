@@ -28,6 +28,6 @@ class OriginalCodec:
             UnreadablePhotoError: a file is no image.
             UnsupportedPhotoError: a file is not representable as 8-bit RGB.
         """
-        from pipeline.pixels.sandbox import read_pixels
+        from pipeline.pixels.sandbox.client import read_pixels
 
         return [read_pixels(stream) for stream in streams]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.codecs.base import Codec
-from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime
+from pipeline.codecs.base import LOSSLESS_JXL, Codec
+from pipeline.codecs.neural.runtime import DEFAULT_RUNTIME, Runtime
 from pipeline.errors import SettingError, UnknownModelError
 
 
@@ -28,8 +28,6 @@ class CodecOptions:
 DEFAULT_OPTIONS = CodecOptions()
 SHIPPED_CODEC = "ditic-small"
 """The neural codec whose weights come with the package."""
-LOSSLESS_JXL = 100
-"""Quality at which JPEG XL loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ def _original(name: str, options: CodecOptions) -> Codec:
 
 def _ditic(name: str, options: CodecOptions) -> Codec:
     from pipeline.codecs.ditic.codec import DiTICCodec
-    from pipeline.codecs.ditic.device import choose_device
+    from pipeline.codecs.neural.device import choose_device
 
     weights = _ditic_weights(name, options)
     return DiTICCodec.load(weights, device=choose_device(options.device), runtime=options.runtime, quality=options.quality)

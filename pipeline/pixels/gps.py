@@ -17,9 +17,10 @@ import struct
 from dataclasses import replace
 
 from pipeline.errors import PhotoError
-from pipeline.pixels import dropped, jpeg_walk, png_chunks, xmp, xmp_positions
-from pipeline.pixels.containers import container_of
-from pipeline.pixels.tiff import byte_order
+from pipeline.pixels.formats import dropped, jpeg_walk, png_chunks
+from pipeline.pixels.formats.containers import container_of
+from pipeline.pixels.formats.tiff import byte_order
+from pipeline.pixels.metadata import xmp, xmp_positions
 from pipeline.records import PhotoMetadata
 
 GPS_DIRECTORY = 0x8825

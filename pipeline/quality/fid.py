@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.codecs import torchvision_operators
 from pipeline.codecs.base import Pixels
+from pipeline.codecs.neural import torchvision_operators
 from pipeline.errors import CheckpointError, SettingError
 
 PATCH_SIDE = 256

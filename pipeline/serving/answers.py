@@ -26,7 +26,7 @@ from pipeline.errors import (
     StreamError,
     UnknownModelError,
 )
-from pipeline.pixels.xmp import ENHANCED
+from pipeline.pixels.metadata.xmp import ENHANCED
 from pipeline.records import EncodedPhoto, Outcome
 
 RETRY_AFTER_S = 2

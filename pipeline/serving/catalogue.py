@@ -13,7 +13,7 @@ from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import read_columns
 from pipeline.errors import ArchiveDamagedError, PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 log = logging.getLogger(__name__)
 REFRESH_S = 5.0

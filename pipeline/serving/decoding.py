@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from pipeline.codecs.base import Pixels
 from pipeline.codecs.registry import CodecOptions
+from pipeline.decode.restore import batches, decode_batch, decoder, file_of
 from pipeline.errors import PhotoarkError
 from pipeline.records import EncodedPhoto
-from pipeline.restoration import batches, decode_batch, decoder, file_of
 
 log = logging.getLogger(__name__)
 MAX_BATCH_PIXELS = 8_000_000

@@ -30,10 +30,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.archive.log import Log
 from pipeline.archive.lookup import find
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions
+from pipeline.decode.restore import file_of, is_whole
 from pipeline.errors import ArchiveDamagedError, PhotoarkError, SettingError, redacted
-from pipeline.pixels.writer import WRITABLE_FORMATS
+from pipeline.pixels.formats.writer import WRITABLE_FORMATS
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.restoration import file_of, is_whole
 from pipeline.serving.answers import (
     Problem,
     entity_tag,
@@ -47,7 +47,7 @@ from pipeline.serving.answers import (
 )
 from pipeline.serving.catalogue import ServedArchive
 from pipeline.serving.decoding import Decoding
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 log = logging.getLogger(__name__)
 MAX_KEY_CHARACTERS = 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipeline.file_kinds import PHOTO_SUFFIXES
 from pipeline.records import Photo
+from pipeline.sources.file_kinds import PHOTO_SUFFIXES
 
 COMPANION_SUFFIXES = frozenset({"aae", "dop", "json", "mov", "mp4", "pp3", "thm", "wav", "xmp"})
 

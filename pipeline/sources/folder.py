@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.archive_files import LOG_FOLDER, ArchiveFinder, is_archive_file, split_path
 from pipeline.errors import SettingError, StorageError
-from pipeline.file_kinds import NUM_SIGNATURE_BYTES, claims_to_be_photo
 from pipeline.records import Photo, Skipped, SkipReason
 from pipeline.sources.companions import with_companions
+from pipeline.sources.file_kinds import NUM_SIGNATURE_BYTES, claims_to_be_photo
 from pipeline.sources.selection import DEFAULT_SELECTION, Selection
-from pipeline.storage import Storage
+from pipeline.storage.archive_files import LOG_FOLDER, ArchiveFinder, is_archive_file, split_path
+from pipeline.storage.base import Storage
 
 _NUM_READERS = 16
 """Threads that look at first bytes."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PhotoError, SettingError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 
 log = logging.getLogger(__name__)
 _TEXT_SUFFIXES = (".npy", ".json")

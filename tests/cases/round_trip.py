@@ -8,9 +8,11 @@ from typing import Any
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
 from pipeline.codecs.points import parse_ladder
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.records import EncodedPhoto
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
 
 
 def there_and_back(source: Path, tmp_path: Path, **settings: Any) -> tuple[dict[str, EncodedPhoto], Path]:

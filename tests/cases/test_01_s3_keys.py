@@ -9,11 +9,13 @@ import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.names import flat_path, restored_path
-from pipeline.restoration import restore
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.storage import Storage
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import restore
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
+from pipeline.storage.base import Storage
+from pipeline.storage.names import flat_path, restored_path
 from tests.cases.tiny import png
 
 pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("ray_session")]

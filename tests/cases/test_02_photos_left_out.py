@@ -11,11 +11,12 @@ import pytest
 from deltalake import write_deltalake
 
 from pipeline.archive.commit import Archive
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.records import SkipReason
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import ALL, Selection
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.cases.odd_folders import keys_of, skips_of, write_photos
 
 
@@ -125,7 +126,7 @@ def test_archives_and_markers_of_folders_in_a_bucket(s3_url: str, tmp_path: Path
     Archive.open_or_create(f"{s3_url}/root/archive")
     for key in ("a.png", "nile_delta_log/1.png", "nile.png", "archive/beside.png", "@eaDir/t.png"):
         storage.write(key, data)
-    from pipeline import s3
+    from pipeline.storage import s3
 
     s3.put(s3_url.removeprefix("s3://").partition("/")[0], _key_of(s3_url, "root/marker/"), b"")
     listing = list_source(storage.url)

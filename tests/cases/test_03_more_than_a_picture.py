@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.codecs.points import parse_ladder
-from pipeline.pixels import dropped
+from pipeline.pixels.formats import dropped
 from pipeline.records import Outcome
 from tests.cases.round_trip import there_and_back
 

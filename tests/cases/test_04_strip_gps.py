@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.pixels import xmp_positions
-from pipeline.pixels.jpeg_segments import extended_xmp_segments
-from pipeline.pixels.xmp import divided
+from pipeline.pixels.formats.jpeg_segments import extended_xmp_segments
+from pipeline.pixels.metadata import xmp_positions
+from pipeline.pixels.metadata.xmp import divided
 from pipeline.records import Outcome
 from tests.cases.round_trip import there_and_back
 from tests.cases.test_10_metadata_behind_pixels import chunk, raw_profile

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.codecs.points import parse_ladder
-from pipeline.pixels.reader import read_pixels
+from pipeline.decode.restore import restore
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import Outcome
-from pipeline.restoration import restore
 from tests.cases.pictures import EXIF, XMP_SEGMENT, chunk, in_jpeg, in_png, orientation_block, photo, saved, segment
 from tests.cases.round_trip import there_and_back
 from tests.exiftool import tags_of

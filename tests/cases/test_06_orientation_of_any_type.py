@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from pipeline.codecs.points import parse_ladder
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.decode.restore import restore
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import Outcome
-from pipeline.restoration import restore
 from tests.cases.pictures import (
     EXIF,
     chunk,

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.codecs.points import parse_ladder
-from pipeline.pixels.heif_items import read_items
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.writer import write_photo
+from pipeline.pixels.formats.heif_items import read_items
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.formats.writer import write_photo
 from pipeline.records import Outcome, PhotoMetadata
 from tests.cases.pictures import (
     EXIF,

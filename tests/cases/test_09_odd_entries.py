@@ -16,8 +16,9 @@ import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.sources.folder import list_source
-from pipeline.stages.encode import EncodeJob, encode
 from tests.cases.odd_folders import keys_of, skips_of, write_photos
 
 YEAR_30828 = 910_692_648_000
@@ -46,7 +47,7 @@ import json, os, sys
 from pipeline.records import photos_to_table
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import Selection
-from pipeline.stages.reading import read_block
+from pipeline.encode.read import read_block
 if os.geteuid() == 0:  # whom no permission stops
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 listing = list_source(sys.argv[1], Selection(exclude=tuple(sys.argv[2:])))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
+from pipeline.decode.restore import restore
 from pipeline.records import Outcome
-from pipeline.restoration import restore
 from tests.cases.round_trip import there_and_back
 from tests.cases.test_10_metadata_behind_pixels import chunk
 from tests.exiftool import exiftool, tags_of

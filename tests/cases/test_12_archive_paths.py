@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.optimize import optimize
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.optimize import optimize
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
+from pipeline.decode.restore import restore
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.errors import SettingError
-from pipeline.restoration import restore
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.cases.tiny import kept, png
 
 WORKS = (

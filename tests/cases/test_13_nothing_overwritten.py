@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive.commit import Archive
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
 from pipeline.errors import SettingError
 from pipeline.patterns import KeyPatterns
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.cases.tiny import kept, png
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -127,9 +128,9 @@ def test_the_same_in_a_bucket(s3_url: str, archive: str) -> None:
 
 @pytest.mark.parametrize("kind", ["local", pytest.param("s3", marks=pytest.mark.s3)])
 def test_a_file_that_comes_meanwhile_is_left_alone(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    from pipeline.decode.worker import DecodeSettings, DecodeWorker
     from pipeline.errors import AlreadyExistsError
     from pipeline.records import encoded_to_table
-    from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 
     root = Storage(request.getfixturevalue("s3_url") if kind == "s3" else tmp_path / "out")
     root.write("a.png", b"somebody's")

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import Comparer
 from pipeline.archive.shard_reader import read_rows
-from pipeline.restoration import restore
+from pipeline.archive.versions import Comparer
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import restore
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.sources.folder import list_photos
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
 from tests.cases.tiny import png
 
 NAMES = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import Outcome
 from tests.cases.round_trip import there_and_back
 from tests.cases.test_10_metadata_behind_pixels import TITLE, XMP, raw_profile

@@ -54,7 +54,8 @@ class HungryCodec(PillowCodec):
 
 def main(source: str, archive: str, limit: str) -> None:
     from cluster.connect import connected
-    from pipeline.stages.encode import EncodeJob, encode
+    from pipeline.encode.job import EncodeJob
+    from pipeline.encode.run import encode
 
     with connected():
         encode(EncodeJob(source=source, archive=archive, codec="webp", codecs=HungryCodecs(limit)))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.optimize import optimize
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.optimize import optimize
 from pipeline.archive.shard_writer import write_shard
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
 from tests.chaos.test_processes import photoark
 from tests.pipeline.archive.test_archive import row
 from tests.pipeline.archive.test_maintenance import age, filled

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import VerifyReport, verify, verify_unopened
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import VerifyReport, verify, verify_unopened
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.repair import repair
 from pipeline.errors import ArchiveDamagedError, ArchiveError
-from pipeline.stages.encode import EncodeJob
-from pipeline.stages.repair import repair
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row
 
 pytestmark = pytest.mark.chaos

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
 from pipeline.records import Outcome
 
 pytestmark = pytest.mark.chaos

@@ -13,16 +13,16 @@ from typing import TypeVar
 
 import pytest
 
-from jobs.fault_proxy import FaultPlan, FaultProxy
-from pipeline import s3
+from jobs.bench.fault_proxy import FaultPlan, FaultProxy
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
 from pipeline.errors import PhotoarkError
 from pipeline.logs import JsonLines, about
 from pipeline.sources.folder import list_photos
-from pipeline.storage import Storage
+from pipeline.storage import s3
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]

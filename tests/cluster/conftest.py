@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,13 +13,14 @@ import ray
 
 from cluster.connect import connected
 from cluster.watch import watched
-from jobs.simulated_codec import SimulatedCodecs
+from jobs.bench.simulated_codec import SimulatedCodecs
 from pipeline.codecs.base import Codec
 from pipeline.codecs.points import CodecAt
 from pipeline.codecs.registry import CodecOptions
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.history import History
-from pipeline.stages.resources import Market, PoolOptions
+from pipeline.encode.history import History
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
+from pipeline.on_ray.resources import Market, PoolOptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def main(request: dict[str, Any]) -> None:
         commit_interval_s=1.0,
     )
     listed = _Listed()
-    log = logging.getLogger("pipeline.stages.encode")
+    log = logging.getLogger("pipeline.encode.job")
     log.setLevel(logging.INFO)
     log.addHandler(listed)
     with connected(request["address"]), watched(0.5) as watch:

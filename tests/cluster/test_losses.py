@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages.job import MARKET_LABEL
+from pipeline.on_ray.pool import MARKET_LABEL
 from tests.cluster.conftest import assert_holds_each_once
 from tests.cluster.machines import machines
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.archive.commit import Archive
-from pipeline.restoration import restore
+from pipeline.decode.restore import restore
 from tests.cluster.machines import end_all, free_port, token
 from tests.served import ROOT, Server, encoded, until
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.simulation import Costs, Setup, simulate
+from jobs.bench.simulation import Costs, Setup, simulate
 
 COSTS = Costs(photo_s=0.4, row_s=0.001, commit_row_s=1e-4, commit_s=0.2, commit_per_shard_s=1e-4)
 

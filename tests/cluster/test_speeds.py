@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages.resources import MAX_BLOCK_PHOTOS
+from pipeline.on_ray.resources import MAX_BLOCK_PHOTOS
 from tests.cluster.conftest import assert_holds_each_once
 from tests.cluster.machines import machines
 

@@ -100,7 +100,7 @@ def samples(photo_files: dict[str, bytes]) -> dict[str, bytes]:
 @pytest.fixture
 def faulty_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Decoder processes started from now on know the faulty format; those that run already are ended."""
-    from pipeline.pixels import sandbox
+    from pipeline.pixels.sandbox import client as sandbox
 
     folder = tmp_path / "faulty"
     folder.mkdir()

@@ -20,19 +20,19 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import list_fragments
 from pipeline.archive.shard_writer import render_shard
 from pipeline.archive.summary import summarise
-from pipeline.archive.verify import verify
+from pipeline.codecs.container_check import check_container
 from pipeline.codecs.registry import get_codec
-from pipeline.container_check import check_container
+from pipeline.decode.graph import read_rows
+from pipeline.decode.restore import decode_row, restore
+from pipeline.decode.worker import DecodeSettings, DecodeWorker
 from pipeline.errors import PhotoarkError
 from pipeline.patterns import EVERY_KEY, KeyPatterns
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.restoration import decode_row, restore
-from pipeline.stages.decode_on_ray import read_rows
-from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
 from tests.hostile.mutation import mutated
 
 PHOTO = Path(__file__).parents[1] / "photos" / "bridge.jpg"

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.footer import column_bounds
 from pipeline.archive.shard_reader import check_num_rows
 from pipeline.archive.shard_writer import render_shard
-from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from tests.hostile.mutation import mutated
 from tests.pipeline.archive.test_archive import row

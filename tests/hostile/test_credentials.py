@@ -18,7 +18,7 @@ from pipeline.archive.commit import Archive
 from pipeline.archive.shard_writer import write_shard
 from pipeline.errors import PhotoarkError, SettingError, redacted
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 KEY_ID, SECRET, TOKEN = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "FwoGZXIvYXdzEXAMPLETOKEN=="
 ROOT = Path(__file__).parents[2]

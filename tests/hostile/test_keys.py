@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.archive.commit import Archive
+from pipeline.decode.worker import DecodeSettings, DecodeWorker
 from pipeline.errors import ArchiveDamagedError, StorageError
-from pipeline.names import flat_path, key_of_name, name_of_key, restored_path
 from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
-from pipeline.stages.decode_worker import DecodeSettings, DecodeWorker
-from pipeline.storage import Storage, check_relative
+from pipeline.storage.base import Storage, check_relative
+from pipeline.storage.names import flat_path, key_of_name, name_of_key, restored_path
 
 FILE = b"bytes of a photo"
 OUTSIDE = (

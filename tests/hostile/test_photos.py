@@ -21,10 +21,11 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PhotoError, UnreadablePhotoError, UnsupportedPhotoError
-from pipeline.pixels import probe as bare
-from pipeline.pixels import reader, sandbox
-from pipeline.pixels.claims import read_claim
-from pipeline.pixels.probe import PixelLimits
+from pipeline.pixels.formats import probe as bare
+from pipeline.pixels.formats import reader
+from pipeline.pixels.formats.claims import read_claim
+from pipeline.pixels.formats.probe import PixelLimits
+from pipeline.pixels.sandbox import client as sandbox
 from tests.bad_photos import one_colour_png
 from tests.hostile.mutation import mutated
 
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 def decoders(of: int | None = None) -> list[psutil.Process]:
     """Decoder processes of this process, or of another."""
-    return [child for child in psutil.Process(of).children() if "pipeline.pixels.decoder_process" in child.cmdline()]
+    return [child for child in psutil.Process(of).children() if "pipeline.pixels.sandbox.decoder_process" in child.cmdline()]
 
 
 def read(data: bytes, limits: PixelLimits = bare.DEFAULT_LIMITS) -> np.ndarray:
@@ -179,7 +180,7 @@ def test_time_and_memory_end_for_one_file_alone(where: str, samples: dict[str, b
 
 @pytest.mark.usefixtures("faulty_decoder")
 def test_a_decoder_that_was_taken_over_gets_nowhere(tmp_path: Path, samples: dict[str, bytes]) -> None:
-    command = [sys.executable, "-c", "from pipeline.pixels.confinement import confine; print(confine())"]
+    command = [sys.executable, "-c", "from pipeline.pixels.sandbox.confinement import confine; print(confine())"]
     version = int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     if version < 6:
         pytest.skip(f"the kernel's Landlock is of version {version}: from 6 on it keeps from all of these")
@@ -202,7 +203,7 @@ def test_decoders_end_with_whoever_started_them(tmp_path: Path, photo_files: dic
     (tmp_path / "photo.jpg").write_bytes(photo_files["bridge.jpg"])
     code = f"""
 import sys, time
-from pipeline.pixels import sandbox
+from pipeline.pixels.sandbox import client as sandbox
 sandbox.read_pixels(open({str(tmp_path / "photo.jpg")!r}, "rb").read())
 print("ready", flush=True)
 time.sleep(100)
@@ -262,11 +263,11 @@ def test_claims_are_those_of_the_library() -> None:
 @pytest.mark.usefixtures("faulty_decoder")
 def test_faulty_photos_are_failed_rows_among_encoded_ones(tmp_path: Path, samples: dict[str, bytes]) -> None:
     from pipeline.codecs.points import CodecAt
+    from pipeline.encode.read import read_block
+    from pipeline.encode.settings import EncodeSettings
+    from pipeline.encode.worker import EncodeWorker
     from pipeline.records import Outcome, encoded_from_table, photos_to_table
     from pipeline.sources.folder import list_photos
-    from pipeline.stages.encode_settings import EncodeSettings
-    from pipeline.stages.encode_worker import EncodeWorker
-    from pipeline.stages.reading import read_block
 
     source = tmp_path / "photos"
     source.mkdir()

@@ -148,7 +148,7 @@ WORK = """
 import sys
 from pipeline.archive.commit import Archive
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 bucket = sys.argv[1]
 source = Storage(f"{bucket}/originals")
 assert source.exists()

@@ -49,8 +49,10 @@ SCRAPED_JOB = """
 import logging, sys, time, urllib.request
 import ray
 from pipeline.quality.gate import parse_gate
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 
 folder, port, wanted = sys.argv[1], int(sys.argv[2]), set(sys.argv[3].split())
 ray.init(

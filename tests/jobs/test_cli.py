@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
-from pipeline.archive.verify import verify
 from tests.support.command_line import photoark
 
 pytestmark = pytest.mark.usefixtures("ray_session")

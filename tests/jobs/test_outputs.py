@@ -16,11 +16,11 @@ from jobs.outputs import check_report
 from jobs.report import write_report
 from pipeline.archive.commit import Archive
 from pipeline.codecs.registry import get_codec
+from pipeline.encode.history import History
 from pipeline.errors import SettingError
-from pipeline.pixels.reader import read_pixels
+from pipeline.job_summary import JobSummary
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import Outcome
-from pipeline.stages.history import History
-from pipeline.stages.summary import JobSummary
 from tests.cases.tiny import kept, png
 
 

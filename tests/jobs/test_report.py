@@ -8,9 +8,9 @@ from pathlib import Path
 from cluster.watch import Watch
 from jobs.examples import examples
 from jobs.report import write_report
-from pipeline.stages.encode import EncodeJob
-from pipeline.stages.history import History
-from pipeline.stages.summary import JobSummary
+from pipeline.encode.history import History
+from pipeline.encode.job import EncodeJob
+from pipeline.job_summary import JobSummary
 from tests.jobs.test_verify import archived
 
 

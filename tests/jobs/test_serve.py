@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 from pipeline.archive.commit import Archive
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.xmp import ENHANCED
+from pipeline.decode.restore import restore
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.metadata.xmp import ENHANCED
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.restoration import restore
 from pipeline.serving.http_app import PhotoServer, http_app
 from tests.served import SECRET_PLACE, Server, encoded, kept, serving, transcoded, until
 

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.summaries import announce, generative_notice, show_decoded, show_encoded, show_retried
 from pipeline.codecs.points import CodecAt
-from pipeline.stages.encode import EncodeJob
-from pipeline.stages.summary import JobSummary
+from pipeline.encode.job import EncodeJob
+from pipeline.job_summary import JobSummary
 
 NOTICE = "ditic-small is a generative codec: part of the detail in restored photos is synthesised. Keep the sources."
 

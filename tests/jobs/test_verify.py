@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from pipeline.archive.commit import Archive
 from pipeline.codecs.points import CodecAt
+from pipeline.encode.read import read_block
+from pipeline.encode.settings import EncodeSettings
+from pipeline.encode.worker import EncodeWorker
+from pipeline.on_ray.work import split_work
 from pipeline.records import encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
-from pipeline.stages.encode_settings import EncodeSettings
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.reading import read_block
-from pipeline.stages.work import split_work
 from tests.pipeline.stages.test_retry_repair import photo
 
 SAFE = "safe to delete the source"

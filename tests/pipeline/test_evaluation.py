@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.codecs.points import CodecAt
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import SettingError
-from pipeline.evaluation import Evaluation, at_equal_rate, evaluate
+from pipeline.evaluation.run import Evaluation, at_equal_rate, evaluate
 from pipeline.progress import Progress
 from pipeline.quality.scorer import Scorer
 

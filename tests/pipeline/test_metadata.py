@@ -12,21 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
+from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import parse_ladder
-from pipeline.container_check import check_container
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import restore
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.errors import SettingError
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.formats.writer import write_photo
 from pipeline.pixels.gps import exif_without_gps, may_hold_gps
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.writer import write_photo
-from pipeline.pixels.xmp import ENHANCED, marked
+from pipeline.pixels.metadata.xmp import ENHANCED, marked
 from pipeline.records import KeepOriginal, Outcome, PhotoMetadata
-from pipeline.restoration import restore
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
 from tests.exiftool import exiftool, tags_of
 
 pytestmark = pytest.mark.usefixtures("ray_session")

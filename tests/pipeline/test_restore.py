@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.codecs.registry import get_codec
+from pipeline.decode.restore import restore
 from pipeline.errors import CorruptStreamError, PhotoError, UnknownModelError
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.restoration import restore
 
 
 @pytest.fixture(scope="module")

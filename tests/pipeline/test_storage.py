@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import SettingError, StorageError
 from pipeline.sources.folder import list_photos
 from pipeline.sources.manifest import blocks
-from pipeline.storage import Storage, fetch
+from pipeline.storage.base import Storage, fetch
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.s3)])
@@ -195,7 +195,7 @@ def test_a_command_tries_an_address_that_never_answered_twice(call: str) -> None
 import logging
 from pipeline import s3
 from pipeline.errors import StorageError
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 tries = []
 s3.log.setLevel("INFO")
 s3.log.addHandler(logging.NullHandler())

@@ -28,7 +28,7 @@ from pipeline.codecs.ditic.flow import TIMESTEP
 from pipeline.codecs.ditic.header import FORMAT, Header, read_header
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import NETWORKS, DiTIC
-from pipeline.codecs.ditic.tensor_file import Stored, raw_bytes, read, write
+from pipeline.codecs.neural.tensor_file import Stored, raw_bytes, read, write
 from pipeline.entropy.fixed_point import Spec
 from pipeline.errors import CheckpointError
 from pipeline.progress import OnStep, Step, ignore_step

@@ -23,8 +23,8 @@ from pipeline.codecs.ditic import checkpoint
 from pipeline.codecs.ditic.header import SHIPPED
 from pipeline.codecs.ditic.networks import Networks
 from pipeline.codecs.ditic.planner import Plan, plan
-from pipeline.codecs.precision import DEFAULT_RUNTIME, Runtime, choose_dtype, free_memory_bytes
-from pipeline.codecs.workers import Workers
+from pipeline.codecs.neural.runtime import DEFAULT_RUNTIME, Runtime, choose_dtype, free_memory_bytes
+from pipeline.codecs.neural.workers import Workers
 from pipeline.entropy.container import Header, check_kind, pack, symbols_checksum, unpack
 from pipeline.entropy.decoder import RansDecoder
 from pipeline.entropy.encoder import encode_symbols

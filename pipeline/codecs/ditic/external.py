@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from pipeline.codecs import torchvision_operators
+from pipeline.codecs.neural import torchvision_operators
 
 torchvision_operators.declare()  # compressai imports torchvision
 

@@ -26,7 +26,7 @@ from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.exact import ExactEntropyModel, quantise
 from pipeline.codecs.ditic.latent_codec import ENTROPY_PATH
 from pipeline.codecs.ditic.model import DiTIC
-from pipeline.codecs.precision import Runtime
+from pipeline.codecs.neural.runtime import Runtime
 from pipeline.entropy.encoder import encode_symbols
 from pipeline.entropy.quantise import observe
 from pipeline.errors import PhotoarkError

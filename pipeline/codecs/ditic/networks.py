@@ -25,9 +25,9 @@ from pipeline.codecs.ditic.flow import one_step
 from pipeline.codecs.ditic.fused import fuse
 from pipeline.codecs.ditic.model import NETWORKS, DiTIC, Heads
 from pipeline.codecs.ditic.planner import OVERLAP_CELLS, Plan
-from pipeline.codecs.int8 import to_int8
-from pipeline.codecs.precision import MAX_COMPILED_SHAPES, Runtime
-from pipeline.codecs.tiling import Window, assemble
+from pipeline.codecs.neural.int8 import to_int8
+from pipeline.codecs.neural.runtime import MAX_COMPILED_SHAPES, Runtime
+from pipeline.codecs.neural.tiling import Window, assemble
 
 
 class Networks:

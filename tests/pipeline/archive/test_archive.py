@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import list_fragments, read_rows, read_shard
 from pipeline.archive.summary import summarise
-from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, ArchiveNotFoundError, CorruptStreamError, KeyNotFoundError
 from pipeline.patterns import KeyPatterns
 from pipeline.records import ARCHIVE_SCHEMA, EncodedPhoto, Outcome

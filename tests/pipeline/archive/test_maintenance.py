@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from pipeline.archive.care.optimize import optimize
+from pipeline.archive.care.vacuum import vacuum, vacuum_replaced
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.log import Log
 from pipeline.archive.lookup import find
-from pipeline.archive.optimize import optimize
 from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import render_shard, write_shard
-from pipeline.archive.vacuum import vacuum, vacuum_replaced
-from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.serving.catalogue import ServedArchive
@@ -285,7 +285,7 @@ def test_a_merge_that_is_killed_leaves_the_archive_as_it_was_or_merged(tmp_path:
     code = """
 import sys
 from pipeline.archive.commit import Archive
-from pipeline.archive.optimize import optimize
+from pipeline.archive.care.optimize import optimize
 archive = Archive.open(sys.argv[1])
 while True:
     optimize(archive, target_bytes=2 * min(shard.size_bytes for shard in archive.shards()) + 1000)

@@ -16,14 +16,14 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, Schema
 
 import pipeline.archive
+from pipeline.archive.care.optimize import optimize
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import version_of
 from pipeline.archive.lookup import find
-from pipeline.archive.optimize import optimize
 from pipeline.archive.schema import schema_with_features
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
+from pipeline.archive.versions import version_of
 from pipeline.errors import ArchiveDamagedError
 from pipeline.records import EncodedPhoto, Outcome
 from tests.pipeline.archive.test_archive import archive, row

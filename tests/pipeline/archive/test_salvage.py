@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.optimize import optimize
+from pipeline.archive.care.salvage import salvage
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.lookup import find
-from pipeline.archive.optimize import optimize
-from pipeline.archive.salvage import salvage
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row
 from tests.pipeline.archive.test_references import made_of, same
 

@@ -15,15 +15,15 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
+from pipeline.archive.care.shard_check import DamageKind
+from pipeline.archive.care.verify import VerifyReport, verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import Comparer
 from pipeline.archive.lookup import find
 from pipeline.archive.schema import parquet_options
-from pipeline.archive.shard_check import DamageKind
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import render_shard, write_shard
-from pipeline.archive.verify import VerifyReport, verify
-from pipeline.container_check import check_container
+from pipeline.archive.versions import Comparer
+from pipeline.codecs.container_check import check_container
 from pipeline.entropy.container import Header, pack
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError, UnknownModelError
 from pipeline.records import EncodedPhoto, Outcome, Photo

@@ -8,7 +8,7 @@ import pytest
 from pipeline.codecs.base import Codec
 from pipeline.codecs.registry import CodecOptions, codec_names, decoder_for, get_codec, is_generative
 from pipeline.errors import PhotoError, SettingError, StreamError, UnknownModelError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 
 # `ditic` has no weights of its own here; tests/pipeline/training/test_import_weights.py makes some and asks the same of it.
 PIXEL_CODECS = [name for name in codec_names() if name not in ("original", "ditic")]

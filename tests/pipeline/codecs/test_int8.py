@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.codecs.int8 import to_int8
+from pipeline.codecs.neural.int8 import to_int8
 
 
 @pytest.mark.parametrize(

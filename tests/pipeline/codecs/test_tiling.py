@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.tiling import assemble, spans
+from pipeline.codecs.neural.tiling import assemble, spans
 
 
 @pytest.mark.parametrize(("size", "tile", "overlap"), [(10, 16, 4), (16, 16, 4), (17, 16, 4), (100, 16, 4), (41, 10, 9)])

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.pixels import dropped
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.writer import write_photo
+from pipeline.pixels.formats import dropped
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.formats.writer import write_photo
 from tests.exiftool import exiftool, tags_of
 from tests.pipeline.test_metadata import IPTC, TAGS
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.errors import UnsupportedPhotoError
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.writer import write_photo
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.formats.writer import write_photo
 from pipeline.records import PhotoMetadata
 from tests.exiftool import exiftool, tags_of
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
 from pipeline.pixels.bucket import batches
-from pipeline.pixels.exif import upright
+from pipeline.pixels.formats.probe import PixelLimits, probe
+from pipeline.pixels.formats.reader import read_pixels
+from pipeline.pixels.formats.writer import write_photo
+from pipeline.pixels.metadata.exif import upright
 from pipeline.pixels.padding import crop, pad, padded_size
-from pipeline.pixels.probe import PixelLimits, probe
-from pipeline.pixels.reader import read_pixels
-from pipeline.pixels.writer import write_photo
 from pipeline.records import PhotoMetadata
 from tests.bad_photos import one_colour_png, write_bad_photos
 

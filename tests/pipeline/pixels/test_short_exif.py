@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnreadablePhotoError, UnsupportedPhotoError
-from pipeline.pixels.probe import probe
-from pipeline.pixels.writer import write_photo
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.writer import write_photo
 from pipeline.records import PhotoMetadata
 
 PIXELS = np.full((16, 24, 3), 128, np.uint8)

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.codecs.points import CodecAt
 from pipeline.codecs.registry import CodecOptions
 from pipeline.errors import CheckpointError, SettingError
-from pipeline.evaluation import Evaluation, evaluate
+from pipeline.evaluation.run import Evaluation, evaluate
 from pipeline.progress import Progress
 from pipeline.quality import fid
 from pipeline.quality.fid import Inception, num_patches

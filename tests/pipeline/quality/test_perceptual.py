@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.errors import CheckpointError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.quality import perceptual
 from pipeline.quality.perceptual import PerceptualDistance
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.codecs.base import Pixels
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.quality.ssimulacra2 import ssimulacra2
 
 

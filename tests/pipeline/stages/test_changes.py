@@ -9,26 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.compare import version_of
 from pipeline.archive.references import reference
 from pipeline.archive.summary import summarise
-from pipeline.archive.verify import verify
+from pipeline.archive.versions import version_of
+from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import CodecAt
-from pipeline.container_check import check_container
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import decode_row, restore
+from pipeline.decode.run import decode
+from pipeline.encode.changes import find_work
+from pipeline.encode.estimate import estimate
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.read import read_block
+from pipeline.encode.run import encode, process
+from pipeline.encode.settings import EncodeSettings
+from pipeline.encode.worker import EncodeWorker
+from pipeline.on_ray.work import split_work
 from pipeline.patterns import KeyPatterns
 from pipeline.records import BLOB_COLUMNS, EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
-from pipeline.restoration import decode_row, restore
 from pipeline.sources.folder import list_photos
-from pipeline.stages.changes import find_work
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode, process
-from pipeline.stages.encode_settings import EncodeSettings
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.estimate import estimate
-from pipeline.stages.reading import read_block
-from pipeline.stages.work import split_work
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import versions
 from tests.pipeline.stages.test_encode_decode import tree
 from tests.pipeline.stages.test_retry_repair import KEYS, archived, filled, flip_image, mended, photo, rows_of

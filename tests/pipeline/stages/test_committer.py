@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
+from pipeline.encode.changes import Work
+from pipeline.encode.committer import Commit, Committer, Refer
+from pipeline.encode.history import History
 from pipeline.errors import StorageError
 from pipeline.records import EncodedPhoto, Photo
-from pipeline.stages.changes import Work
-from pipeline.stages.committer import Commit, Committer, Refer
-from pipeline.stages.history import History
 from tests.pipeline.archive.test_archive import row
 
 NUM_PHOTOS = 1004

@@ -11,19 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
 from pipeline.codecs.registry import CodecOptions
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.patterns import KeyPatterns
-from pipeline.pixels.probe import probe
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.probe import probe
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.progress import Progress
 from pipeline.records import Outcome
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.bad_photos import write_bad_photos
 
 pytestmark = pytest.mark.usefixtures("ray_session")

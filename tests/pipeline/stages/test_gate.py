@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt, parse_ladder
 from pipeline.codecs.registry import CodecOptions, get_codec
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import restore
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.retry import retry
+from pipeline.encode.run import encode
 from pipeline.errors import ArchiveDamagedError, PhotoError, SettingError
 from pipeline.quality.gate import NO_GATE, parse_gate
 from pipeline.quality.metrics import measure
 from pipeline.quality.scorer import Scorer
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome
-from pipeline.restoration import restore
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.retry import retry
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

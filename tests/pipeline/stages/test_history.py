@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.stages.history import MAX_BINS, History
-from pipeline.stages.work import BlockWork
+from pipeline.encode.history import MAX_BINS, History
+from pipeline.on_ray.work import BlockWork
 
 
 def block(actor: str, start_s: float, codec_s: float) -> BlockWork:

@@ -15,23 +15,25 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.bench_store import photo
-from jobs.simulated_codec import NAME, SimulatedCodecs
+from jobs.bench.simulated_codec import NAME, SimulatedCodecs
+from jobs.bench.store import photo
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.repair import repair
+from pipeline.encode.run import encode
 from pipeline.errors import SettingError
 from pipeline.interrupt import Terminated, raise_terminated
+from pipeline.job_summary import JobSummary
+from pipeline.on_ray.isolation import each_alone
+from pipeline.on_ray.limits import until
+from pipeline.on_ray.pool import prepare
 from pipeline.patterns import KeyPatterns
 from pipeline.records import EncodedPhoto, Outcome
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.isolation import each_alone
-from pipeline.stages.job import prepare
-from pipeline.stages.repair import repair
-from pipeline.stages.summary import JobSummary
-from pipeline.stages.until import until
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.stages.test_retry_repair import KEYS, filled, shard_of
 
 AN_HOUR_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)

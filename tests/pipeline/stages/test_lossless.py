@@ -12,23 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.shard_reader import read_rows
-from pipeline.archive.verify import verify
+from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import parse_ladder
 from pipeline.codecs.registry import CodecOptions
-from pipeline.container_check import check_container
+from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import file_of, is_transcoded, restore
+from pipeline.decode.run import decode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.read import read_block
+from pipeline.encode.worker import EncodeWorker
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError
-from pipeline.pixels.probe import probe
+from pipeline.on_ray.work import split_work
+from pipeline.pixels.formats.probe import probe
 from pipeline.quality.gate import parse_gate
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
-from pipeline.restoration import file_of, is_transcoded, restore
 from pipeline.sources.folder import list_photos
-from pipeline.stages.decode import DecodeJob, decode
-from pipeline.stages.encode import EncodeJob
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.reading import read_block
-from pipeline.stages.work import split_work
 
 LOSSLESS = CodecOptions(quality=100)
 TRANSCODED = (

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.verify import verify
+from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import CodecAt
-from pipeline.container_check import check_container
+from pipeline.decode.restore import decode_row, restore
+from pipeline.encode.read import read_block
+from pipeline.encode.settings import EncodeSettings
+from pipeline.encode.worker import EncodeWorker
+from pipeline.on_ray.work import split_work
 from pipeline.records import EncodedPhoto, KeepOriginal, Outcome, encoded_from_table, photos_to_table
-from pipeline.restoration import decode_row, restore
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import Selection
-from pipeline.stages.encode_settings import EncodeSettings
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.reading import read_block
-from pipeline.stages.work import split_work
 from tests.cases.odd_folders import keys_of, skips_of
 from tests.cases.tiny import png
 
@@ -106,7 +106,7 @@ def test_photos_only_leaves_out_and_counts_what_is_no_photo(folder: Path) -> Non
 
 @pytest.mark.s3
 def test_photos_only_in_a_bucket(folder: Path, s3_url: str) -> None:
-    from pipeline.storage import Storage
+    from pipeline.storage.base import Storage
 
     storage = Storage(f"{s3_url}/root")
     for path in folder.iterdir():

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from ray.data._internal.stats import _StatsManager
 
-from jobs.bench_store import photo
-from jobs.simulated_codec import NAME, SimulatedCodecs
+from jobs.bench.simulated_codec import NAME, SimulatedCodecs
+from jobs.bench.store import photo
 from pipeline.archive.commit import Archive
 from pipeline.codecs.points import CodecAt
-from pipeline.stages.encode import EncodeJob, encode
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 
 NUM_PHOTOS = 1200
 BLOCK_PHOTOS = 4

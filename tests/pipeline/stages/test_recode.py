@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.references import reference
-from pipeline.archive.verify import verify
 from pipeline.codecs.points import CodecAt, parse_ladder
 from pipeline.codecs.registry import CodecOptions
+from pipeline.decode.restore import decode_row, restore
+from pipeline.encode.estimate import estimate
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.run import encode
 from pipeline.errors import StreamError
 from pipeline.quality.gate import parse_gate
 from pipeline.records import KeepOriginal, Outcome
-from pipeline.restoration import decode_row, restore
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.estimate import estimate
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import versions
 from tests.pipeline.stages.test_retry_repair import KEYS, archived, filled, mended, photo, rows_of
 

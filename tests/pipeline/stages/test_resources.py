@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import SettingError
-from pipeline.stages.resources import ClusterShape, NodeKind, PoolOptions, plan_pool
+from pipeline.on_ray.resources import ClusterShape, NodeKind, PoolOptions, plan_pool
 
 
 def shape(*kinds: tuple[float, float, int]) -> ClusterShape:

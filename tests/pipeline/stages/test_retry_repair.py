@@ -12,26 +12,27 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 from PIL import Image
 
+from pipeline.archive.care.verify import VerifyReport, verify
 from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
 from pipeline.archive.lookup import find
 from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.shard_writer import write_shard
-from pipeline.archive.verify import VerifyReport, verify
 from pipeline.codecs.points import CodecAt
+from pipeline.decode.restore import restore
+from pipeline.encode.job import EncodeJob
+from pipeline.encode.read import read_block
+from pipeline.encode.repair import RepairSummary, repair
+from pipeline.encode.retry import retry
+from pipeline.encode.run import encode
+from pipeline.encode.settings import EncodeSettings
+from pipeline.encode.worker import EncodeWorker
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError
+from pipeline.on_ray.work import split_work
 from pipeline.progress import Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_to_table
-from pipeline.restoration import restore
 from pipeline.sources.folder import list_photos
-from pipeline.stages.encode import EncodeJob, encode
-from pipeline.stages.encode_settings import EncodeSettings
-from pipeline.stages.encode_worker import EncodeWorker
-from pipeline.stages.reading import read_block
-from pipeline.stages.repair import RepairSummary, repair
-from pipeline.stages.retry import retry
-from pipeline.stages.work import split_work
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row, versions
 from tests.pipeline.stages.test_encode_decode import tree
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.archive.care.vacuum import vacuum
+from pipeline.archive.care.verify import verify
 from pipeline.archive.commit import Archive
-from pipeline.archive.vacuum import vacuum
-from pipeline.archive.verify import verify
-from pipeline.container_check import check_container
-from pipeline.restoration import decode_row
+from pipeline.codecs.container_check import check_container
+from pipeline.decode.restore import decode_row
 from pipeline.sources.folder import list_photos
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 from tests.pipeline.stages.test_retry_repair import archived, photo, rows_of
 
 ENCODE = "import sys; from jobs.cli import main; sys.argv[0] = 'photoark'; main()"

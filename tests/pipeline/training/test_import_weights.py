@@ -24,7 +24,7 @@ from pipeline.codecs.ditic.release import ReleaseCodec
 from pipeline.codecs.ditic.state_dict_adapter import from_merged
 from pipeline.codecs.registry import CodecOptions, check_codec, decoder_for, get_codec
 from pipeline.errors import CheckpointError, SettingError, StorageError, UnknownModelError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.progress import Step
 from pipeline.training.import_weights import import_weights
 from pipeline.training.weight_source import open_source

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.model import DiTIC
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.training.freeze import freeze_model
 
 PHOTOS = Path(__file__).parents[3] / "photos"

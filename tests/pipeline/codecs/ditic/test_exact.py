@@ -23,11 +23,11 @@ from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.header import SHIPPED
 from pipeline.codecs.ditic.model import DiTIC
-from pipeline.codecs.precision import Runtime
+from pipeline.codecs.neural.runtime import Runtime
 from pipeline.entropy.container import pack, unpack
 from pipeline.entropy.fixed_point import require_exact_float32
 from pipeline.errors import CheckpointError, CorruptStreamError, SettingError, StreamError, UnknownModelError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.quality.metrics import measure
 
 GOLDEN = Path(__file__).parents[3] / "golden"

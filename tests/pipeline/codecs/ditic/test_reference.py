@@ -41,7 +41,7 @@ HEIGHT, WIDTH = 300, 310
 
 @pytest.fixture(scope="module")
 def photo(photo_files: dict[str, bytes]) -> NDArray[np.uint8]:
-    from pipeline.pixels.reader import read_pixels
+    from pipeline.pixels.formats.reader import read_pixels
 
     return read_pixels(photo_files["wine.jpg"])[:HEIGHT, :WIDTH].copy()
 

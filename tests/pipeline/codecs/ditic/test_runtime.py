@@ -15,9 +15,9 @@ from pipeline.codecs.ditic import networks
 from pipeline.codecs.ditic.codec import DiTICCodec
 from pipeline.codecs.ditic.config import DiTICConfig
 from pipeline.codecs.ditic.planner import Plan, footprint, measured, plan
-from pipeline.codecs.precision import Runtime
+from pipeline.codecs.neural.runtime import Runtime
 from pipeline.errors import SettingError, UnsupportedPhotoError
-from pipeline.pixels.reader import read_pixels
+from pipeline.pixels.formats.reader import read_pixels
 from pipeline.quality.metrics import measure
 
 PHOTOS = Path(__file__).parents[3] / "photos"

@@ -1,0 +1,1 @@
+"""The way out: rows of an archive become image files."""

@@ -1,0 +1,106 @@
+"""What a decode job finds at its destination: files that it wrote before, files of others, and perhaps an archive."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from pipeline.archive.commit import Archive
+from pipeline.archive.shard_reader import Fragment, read_fragment
+from pipeline.decode.job import DecodeJob
+from pipeline.errors import ArchiveDamagedError, SettingError
+from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
+from pipeline.storage.archive_files import archive_among, archive_around
+from pipeline.storage.base import Storage
+from pipeline.storage.names import flat_path, may_be_escaped, restored_path
+
+_COLUMNS = ("key", "outcome", "modified_at", "encoded_at")
+
+
+def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragment]) -> dict[Fragment, frozenset[str]]:
+    """Look at the destination of `job`: which keys of which fragments it need not write, because it did so before.
+
+    The destination is listed once, and keys are read only of shards that may hold that of a file there.
+
+    Raises:
+        SettingError: the destination is, holds or lies in an archive; or other files are where the job would write, and it was
+            not told to replace them.
+    """
+    storage = Storage(job.destination)
+    taken = storage.taken()
+    check_outside_archives(storage, taken)
+    there: dict[Fragment, frozenset[str]] = {}
+    others: list[str] = []
+    if job.overwrite and not job.resume:
+        return there
+    shards = _shards_with(taken, archive)
+    for fragment in fragments:
+        if fragment.path not in shards:
+            continue
+        with suppress(ArchiveDamagedError):  # reported where its photos are read
+            found = _found(job, archive, fragment, taken)
+            own = frozenset(row.key for row, at in found if job.resume and _is_of(row, at, is_local=storage.is_local))
+            there[fragment] = own
+            others += [row.key for row, _ in found if row.key not in own]
+    if others and not job.overwrite:
+        raise SettingError(_refusal(job, storage, others))
+    return there
+
+
+def check_outside_archives(storage: Storage, taken: Mapping[str, datetime | None]) -> None:
+    """Check that files can be put into a folder without ending up among those of an archive.
+
+    Raises:
+        SettingError: the folder is, holds or lies in an archive.
+    """
+    if found := archive_among(storage, taken) or archive_around(storage):
+        raise SettingError(f"{storage.uri('')} is, holds or lies in an archive ({found}): name another folder for the files")
+
+
+def _shards_with(taken: Mapping[str, datetime | None], archive: Archive) -> set[str]:
+    """Paths of shards that may hold the key of a file at one of the paths `taken`."""
+    shards = archive.shards() if taken else []
+    if any(map(may_be_escaped, taken)):
+        return {shard.path for shard in shards}
+    in_order = sorted(taken)
+
+    def may_hold(least: str, greatest: str) -> bool:
+        i = bisect_left(in_order, least)
+        return i < len(in_order) and in_order[i] <= greatest
+
+    return {shard.path for shard in shards if may_hold(shard.least_key, shard.greatest_key)}
+
+
+def _found(
+    job: DecodeJob, archive: Archive, fragment: Fragment, taken: Mapping[str, datetime | None]
+) -> list[tuple[EncodedPhoto, datetime | None]]:
+    """Rows whose files `job` would write where there is something already, and when that changed."""
+    found, may_be_flat = [], any(map(may_be_escaped, taken))
+    for row in encoded_from_table(read_fragment(archive.storage, fragment, _COLUMNS)):
+        if row.outcome is Outcome.FAILED or not job.patterns.takes(row.key):
+            continue
+        for path in (restored_path(row.key), *((flat_path(row.key),) if may_be_flat else ())):
+            if path in taken:
+                found.append((row, taken[path]))
+                break
+    return found
+
+
+def _is_of(row: EncodedPhoto, written_at: datetime | None, *, is_local: bool) -> bool:
+    """Whether a file at the path of `row` is one that a decode wrote."""
+    if is_local and row.modified_at is not None:
+        # Versions before this one wrote times up to a microsecond too early.
+        return written_at is not None and timedelta(0) <= row.modified_at - written_at <= timedelta(microseconds=1)
+    return row.encoded_at is not None and written_at is not None and written_at > row.encoded_at
+
+
+def _refusal(job: DecodeJob, storage: Storage, others: list[str]) -> str:
+    if len(others) == 1:
+        what = f"{others[0]} is in {storage.uri('')} already"
+    else:
+        what = f"{len(others)} of the files, {min(others)} the first, are in {storage.uri('')} already"
+    if job.resume:
+        return f"{what}, and not of this job: --overwrite replaces what is there, or name another folder"
+    return f"{what}: --resume goes on after an earlier decode, --overwrite replaces what is there, or name another folder"

@@ -1,0 +1,1 @@
+"""The way in: photos of a source become rows of an archive."""

@@ -1,0 +1,1 @@
+"""Where bytes lie: local files, S3, and other stores through fsspec."""
