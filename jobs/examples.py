@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.phrases import shrinkage
 
 if TYPE_CHECKING:
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.encode.job import EncodeJob
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Example:
 
 def examples(job: EncodeJob, keys: Iterable[str]) -> list[Example]:
     """Photos of `keys` that can be shown: of up to six, decoded in half a minute or so. One that cannot be is left out."""
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
 
     if _is_slow(job):
         return []
@@ -71,7 +71,7 @@ def _spread(keys: list[str]) -> Iterator[str]:
 
 
 def _example(job: EncodeJob, archive: Archive, key: str) -> Iterator[Example]:
-    from pipeline.archive.lookup import find
+    from pipeline.archive.reader import find
     from pipeline.decode.restore import decode_row
     from pipeline.pixels.sandbox.client import probe, read_pixels
     from pipeline.quality.contact_sheet import strip

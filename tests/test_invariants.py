@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import read_rows
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import parse_ladder
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.run import decode
@@ -145,7 +145,7 @@ def folder_of(rng: random.Random, root: Path) -> tuple[int, Counter[bytes]]:
     for odd, at in ((late, 4_000_000_000), (early, -4_000_000_000)):
         put(os.fsencode(odd.name), photo(rng)[0])
         os.utime(odd, (at, at))
-    Archive.open_or_create(str(root / "inner archive")).commit([kept("a.png", b"a")])
+    ArchiveWriter.open_or_create(str(root / "inner archive")).commit([kept("a.png", b"a")])
     num_others += sum(len(names) for _, _, names in os.walk(root / "inner archive"))
     return len(contents) + num_others, Counter(hashlib.sha256(data).digest() for data in contents.values())
 
@@ -170,7 +170,7 @@ def check(source: str, num_entries: int, contents: Counter[bytes], work: Path, u
     before = tree(*untouched)
     summary = encode(EncodeJob(source=source, archive=str(archive), ladder=parse_ladder("webp:60,original")))
     assert tree(*untouched) == before, "encode touched the source"
-    rows = list(read_rows(Archive.open(str(archive)), columns=["source_sha256", "reason"]))
+    rows = list(read_rows(ArchiveWriter.open(str(archive)), columns=["source_sha256", "reason"]))
     num_skipped = sum(skipped.num_entries for skipped in summary.skipped)
     assert len(rows) == len({row.key for row in rows}) == summary.num_photos
     assert len(rows) + num_skipped == num_entries, summary.skipped
@@ -194,7 +194,7 @@ def check(source: str, num_entries: int, contents: Counter[bytes], work: Path, u
 
 def _check_bytes(archive: Path, files: list[bytes]) -> None:
     """Every kept file comes back as it was; every encoded one as a picture of its size."""
-    rows = list(read_rows(Archive.open(str(archive)), columns=["source_sha256", "width", "height", "format"]))
+    rows = list(read_rows(ArchiveWriter.open(str(archive)), columns=["source_sha256", "width", "height", "format"]))
     left = Counter(hashlib.sha256(data).hexdigest() for data in files)
     as_they_were = Counter(row.source_sha256 for row in rows if row.outcome is Outcome.KEPT)
     assert as_they_were <= left

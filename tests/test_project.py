@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.entropy.container import unpack
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.sources.folder import list_source
@@ -77,7 +77,7 @@ def archive(source: Path, tmp_path: Path) -> Path:
         key=photo.key, image=data, codec="original", model=None, outcome=Outcome.KEPT, source_uri=photo.uri,
         source_bytes=photo.size_bytes, source_sha256=hashlib.sha256(data).hexdigest(), modified_at=photo.modified_at,
     )  # fmt: skip
-    Archive.open_or_create(str(path)).commit([row])
+    ArchiveWriter.open_or_create(str(path)).commit([row])
     return path
 
 
@@ -110,7 +110,7 @@ def test_restoring_a_photo_loads_only_what_decodes(archive: Path, tmp_path: Path
         key="neural.png", image=stream, codec=header.codec, model=header.model, outcome=Outcome.ENCODED, format="PNG",
         width=header.width, height=header.height, mode="RGB", orientation=1, source_uri="/neural.png", source_bytes=1,
     )  # fmt: skip
-    Archive.open(str(archive)).commit([row])
+    ArchiveWriter.open(str(archive)).commit([row])
     modules = _modules_loaded_by(["restore", str(archive), "neural.png", "-o", str(tmp_path / "neural.png")])
     assert "torch" in modules
     # torch's compiler, and packages of whose layers only training and importing weights have need.

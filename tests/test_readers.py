@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive.commit import Archive
 from pipeline.archive.shard_writer import Shard
+from pipeline.archive.writer import ArchiveWriter
 from tests.served import kept
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ print(json.dumps(found))
 def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, bytes]) -> Path:
     """So many commits that the log has a checkpoint; the first shard of an earlier version, and one replaced."""
     url = tmp_path_factory.mktemp("readers") / "archive"
-    opened = Archive.open_or_create(str(url))
+    opened = ArchiveWriter.open_or_create(str(url))
     photo = kept("00.jpg", photo_files["wine.jpg"], "JPEG")
     for i in range(22):
         opened.commit([replace(photo, key=f"{i:02}.jpg")])
@@ -100,7 +100,7 @@ def test_each_tool_finds_each_row_once(archive: Path, tmp_path: Path) -> None:
     found = keys_by("\n".join(always), archive, tmp_path)
     assert [sorted(keys) for keys in found] == [expected] * 5
 
-    opened = Archive.open(str(archive))
+    opened = ArchiveWriter.open(str(archive))
     listed = [json.loads(line) for line in photoark("ls", archive, "--shards", "--json").splitlines()]
     assert {line["shard"] for line in listed} == {f"{archive}/{shard.path}" for shard in opened.shards()}
     assert (sum(line["num_rows"] for line in listed), len(listed)) == (22, 22)

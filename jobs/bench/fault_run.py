@@ -97,7 +97,7 @@ class Run:
 
     def num_committed(self) -> int:
         """As a reader sees it now; every look counts rows that are there twice."""
-        from pipeline.archive.commit import Archive
+        from pipeline.archive.reader import Archive
         from pipeline.errors import ArchiveNotFoundError
 
         try:
@@ -116,10 +116,10 @@ class Run:
         """
         from pipeline.archive.care.vacuum import vacuum
         from pipeline.archive.care.verify import verify
-        from pipeline.archive.commit import Archive
-        from pipeline.archive.shard_reader import read_rows
+        from pipeline.archive.reader import read_rows
+        from pipeline.archive.writer import ArchiveWriter
 
-        archive = Archive.open(self.archive)
+        archive = ArchiveWriter.open(self.archive)
         vacuum(archive, retention_hours=0)
         report = verify(archive)
         if report.damages or report.orphans:

@@ -207,11 +207,11 @@ def _run(source: str, num_actors: int, s_per_megapixel: float, pixels: Simulated
 
 def _commit_costs() -> dict[str, float]:
     """Of a commit to an archive on the store: in itself, for each of its rows, and for each shard that the log names."""
-    from pipeline.archive.commit import Archive
     from pipeline.archive.shard_writer import Shard
+    from pipeline.archive.writer import ArchiveWriter
 
     rows = _rows()
-    archive = Archive.open_or_create(f"{new_bucket()}/archive")
+    archive = ArchiveWriter.open_or_create(f"{new_bucket()}/archive")
 
     def commits_s(name: str, number: int) -> tuple[float, float]:
         """Time, and CPU time, which other work on the machine changes less."""

@@ -59,7 +59,7 @@ def bench_serve(
 
 def _archive(folder: Path, codec: str, width: int, height: int) -> str:
     """An archive of one photo, a crop of a real one."""
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.writer import ArchiveWriter
     from pipeline.codecs.registry import get_codec
     from pipeline.pixels.formats.reader import read_pixels
     from pipeline.records import EncodedPhoto, Outcome
@@ -72,7 +72,7 @@ def _archive(folder: Path, codec: str, width: int, height: int) -> str:
         key=KEY, image=made_by.encode([pixels])[0], codec=codec, model=made_by.info.model, outcome=Outcome.ENCODED,
         format="JPEG", mode="RGB", width=width, height=height, source_uri=KEY, source_bytes=0,
     )  # fmt: skip
-    Archive.open_or_create(str(folder)).commit([row])
+    ArchiveWriter.open_or_create(str(folder)).commit([row])
     return str(folder)
 
 

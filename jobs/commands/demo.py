@@ -101,7 +101,7 @@ def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, opti
     from cluster.connect import connected
     from jobs.progress import shown
     from pipeline.archive.care.verify import verify
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.decode.job import DecodeJob
     from pipeline.decode.run import decode
     from pipeline.encode.job import EncodeJob
@@ -120,8 +120,7 @@ def _round_trip(source: Path, archive: Path, restored: Path, *, codec: str, opti
 
 
 def _compare(source: Path, archive: Path, restored: Path) -> list[Comparison]:
-    from pipeline.archive.commit import Archive
-    from pipeline.archive.shard_reader import read_rows
+    from pipeline.archive.reader import Archive, read_rows
 
     rows = sorted(read_rows(Archive.open(str(archive))), key=lambda row: row.key)
     return [_comparison(row, source / row.key, restored / row.key) for row in rows]

@@ -12,7 +12,7 @@ from jobs.options import ArchiveUrl, AsJson, Exclude, Include
 from jobs.phrases import count
 
 if TYPE_CHECKING:
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.records import EncodedPhoto
 
 
@@ -32,8 +32,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the keys of an archive, or its shards."""
-    from pipeline.archive.commit import Archive
-    from pipeline.archive.shard_reader import no_key, read_rows
+    from pipeline.archive.reader import Archive, no_key, read_rows
     from pipeline.archive.summary import SIZE_COLUMNS, stream_size
     from pipeline.errors import SettingError
     from pipeline.patterns import KeyPatterns

@@ -33,9 +33,9 @@ def optimize(
     """Merge small shards, which short commits leave, into large ones; `photoark vacuum` deletes the old files later."""
     from pipeline.archive.care.optimize import optimize as run
     from pipeline.archive.care.vacuum import vacuum_replaced
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.writer import ArchiveWriter
 
-    opened = Archive.open(archive)
+    opened = ArchiveWriter.open(archive)
     report = run(opened, target_bytes=target_mib << 20, dry_run=dry_run)
     vacuumed = vacuum_replaced(opened, merged=report.merged, dry_run=dry_run) if vacuum else None
     if as_json:

@@ -106,7 +106,7 @@ def retry(
 
 
 def _list(source: str, archive: str, selection: Selection, *, as_json: bool) -> None:
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.encode.retry import failures
     from pipeline.sources.folder import list_source
 

@@ -13,7 +13,7 @@ from jobs.phrases import count, show, shrinkage, size
 
 def stat(archive: ArchiveUrl, as_json: AsJson = False) -> None:
     """Totals of an archive: photos, bytes before and after, codecs, failures."""
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.archive.summary import summarise
 
     totals = summarise(Archive.open(archive))

@@ -22,9 +22,9 @@ def vacuum(
 ) -> None:
     """Delete shards that were replaced or never committed. With less than an hour, let no other job run meanwhile."""
     from pipeline.archive.care.vacuum import vacuum as run
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.writer import ArchiveWriter
 
-    report = run(Archive.open(archive), retention_hours=retention_hours, dry_run=dry_run)
+    report = run(ArchiveWriter.open(archive), retention_hours=retention_hours, dry_run=dry_run)
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, **asdict(report)}))
         return

@@ -99,7 +99,7 @@ def verify(
     from jobs.settings import load_settings
     from pipeline.archive.care.verify import verify as run
     from pipeline.archive.care.verify import verify_unopened
-    from pipeline.archive.commit import Archive
+    from pipeline.archive.reader import Archive
     from pipeline.codecs.container_check import check_container
     from pipeline.errors import ArchiveError, ArchiveNotFoundError, SettingError
     from pipeline.storage.base import Storage

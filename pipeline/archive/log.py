@@ -81,37 +81,6 @@ class Log:
                 "name an archive, or another folder for a new one"
             )
 
-    @classmethod
-    def open_or_create(cls, storage: Storage) -> Log:
-        """Read it, or begin one; the schema of an earlier version gets the columns that have come since.
-
-        Raises:
-            ArchiveDamagedError: there is none, and yet there are shards.
-            ArchiveError: it can be neither opened nor made.
-        """
-        schema = Schema.from_arrow(schema_with_features())
-        try:
-            log = cls(storage)
-        except ArchiveNotFoundError:
-            with _told(f"no archive can be made at {storage.url}"):
-                DeltaTable.create(
-                    storage.delta_url(),
-                    schema=schema,
-                    mode="ignore",
-                    storage_options=storage.delta_options(),
-                    description=DESCRIPTION,
-                    configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
-                )
-            log = cls(storage)
-        if lacking := log._lacking(schema):
-            try:
-                log._table.alter.add_columns(lacking)
-            except (DeltaError, OSError) as error:
-                log.refresh()
-                if log._lacking(schema):  # no other writer was faster
-                    raise ArchiveError(f"the archive at {storage.url} cannot take new columns: {told(error)}") from error
-        return log
-
     def refresh(self) -> None:
         """Take up what others committed since.
 
@@ -165,6 +134,49 @@ class Log:
             actions = pa.RecordBatchReader.from_stream(self._table.get_add_actions(flatten=True)).read_all().to_pylist()
             self._shards = version, [_shard_info(action) for action in actions]
         return list(self._shards[1])
+
+    def unreferenced(self, retention_hours: int) -> list[str]:
+        """Files that neither the log nor, within the last `retention_hours`, an older version of it names."""
+        return self._table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+
+    def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
+        named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)
+        return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
+
+
+class LogWriter(Log):
+    """The log, with what changes it."""
+
+    @classmethod
+    def open_or_create(cls, storage: Storage) -> LogWriter:
+        """Read it, or begin one; the schema of an earlier version gets the columns that have come since.
+
+        Raises:
+            ArchiveDamagedError: there is none, and yet there are shards.
+            ArchiveError: it can be neither opened nor made.
+        """
+        schema = Schema.from_arrow(schema_with_features())
+        try:
+            log = cls(storage)
+        except ArchiveNotFoundError:
+            with _told(f"no archive can be made at {storage.url}"):
+                DeltaTable.create(
+                    storage.delta_url(),
+                    schema=schema,
+                    mode="ignore",
+                    storage_options=storage.delta_options(),
+                    description=DESCRIPTION,
+                    configuration={"delta.checkpointInterval": _CHECKPOINT_COMMITS},
+                )
+            log = cls(storage)
+        if lacking := log._lacking(schema):
+            try:
+                log._table.alter.add_columns(lacking)
+            except (DeltaError, OSError) as error:
+                log.refresh()
+                if log._lacking(schema):  # no other writer was faster
+                    raise ArchiveError(f"the archive at {storage.url} cannot take new columns: {told(error)}") from error
+        return log
 
     def swap(
         self, removed: Iterable[str], added: Sequence[Shard], *, data_change: bool = True, accept_log: bool = False
@@ -225,17 +237,9 @@ class Log:
         self.refresh()
         return True
 
-    def unreferenced(self, retention_hours: int) -> list[str]:
-        """Files that neither the log nor, within the last `retention_hours`, an older version of it names."""
-        return self._table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
-
     def _lacking(self, schema: Schema) -> list[Field]:
         known = {field.name for field in self._table.schema().fields}
         return [field for field in schema.fields if field.name not in known]
-
-    def _fingerprint(self, shards: Iterable[ShardInfo]) -> str:
-        named = sorted(json.dumps([s.path, s.size_bytes, s.num_rows, s.least_key, s.greatest_key]) for s in shards)
-        return hashlib.sha256("\n".join([self._table.schema().to_json(), *named]).encode()).hexdigest()
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import list_fragments, read_fragment
+from pipeline.archive.reader import Archive, list_fragments, read_fragment
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 
 SIZE_COLUMNS = ("outcome", "source_bytes", "width", "height", "bpp", "same_as")

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import Fragment, read_fragment
+from pipeline.archive.reader import Archive, Fragment, read_fragment
 from pipeline.decode.job import DecodeJob
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table

@@ -12,9 +12,7 @@ from typing import cast
 import pyarrow as pa
 import ray.data
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find, resolve
-from pipeline.archive.shard_reader import Fragment, read_fragment
+from pipeline.archive.reader import Archive, Fragment, find, read_fragment, resolve
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.worker import DecodeSettings, DecodeWorker, not_restored
 from pipeline.errors import ArchiveDamagedError

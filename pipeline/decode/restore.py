@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import Archive, find
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for

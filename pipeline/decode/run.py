@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import count_rows, list_fragments, no_key
+from pipeline.archive.reader import Archive, count_rows, list_fragments, no_key
 from pipeline.decode.destination import written_before
 from pipeline.decode.job import DecodeJob
 from pipeline.job_summary import JobSummary

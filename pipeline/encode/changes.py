@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.archive.references import holds
 from pipeline.archive.versions import SourceVersion, difference, reason_of, version_of
 from pipeline.records import EncodedPhoto, Outcome, Photo

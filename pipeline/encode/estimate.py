@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.encode.job import EncodeJob
 from pipeline.errors import ArchiveNotFoundError
 from pipeline.records import Photo, Skipped, encoded_from_table, photos_to_table

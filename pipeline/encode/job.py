@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.codecs.points import CodecAt, codecs_at
 from pipeline.codecs.registry import CodecOptions, codec_names, is_generative, uses_gpu
 from pipeline.encode.changes import Work, find_work

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 from pipeline.archive.care.shard_check import Damage, DamageKind, check_shard
 from pipeline.archive.care.verify import VerifyReport
-from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import render_shard, write_shard
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.changes import Work
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import process
@@ -110,7 +110,7 @@ def repair(
     on_wait(f"listing {job.source}")
     # All: the archive may hold what would not be selected today.
     photos = {photo.key: photo for photo in list_source(job.source, ALL).photos}
-    archive, summary = Archive.open(job.archive), RepairSummary()
+    archive, summary = ArchiveWriter.open(job.archive), RepairSummary()
     if any(damage.kind is DamageKind.LOG for damage in report.damages):
         summary.num_rows_kept += _mend_log(archive, report)
     damaged = {damage.shard for damage in report.damages}
@@ -141,7 +141,7 @@ def repair(
     return summary
 
 
-def _mend_log(archive: Archive, report: VerifyReport) -> int:
+def _mend_log(archive: ArchiveWriter, report: VerifyReport) -> int:
     """Take shards that the log lost back into it; returns how many rows."""
     known = archive.keys(ignore={damage.shard for damage in report.damages})
     back: list[EncodedPhoto] = []
@@ -156,7 +156,7 @@ def _mend_log(archive: Archive, report: VerifyReport) -> int:
 
 
 def _plans(
-    archive: Archive, report: VerifyReport, photos: dict[str, Photo], selection: Selection, summary: RepairSummary
+    archive: ArchiveWriter, report: VerifyReport, photos: dict[str, Photo], selection: Selection, summary: RepairSummary
 ) -> list[_Plan]:
     damaged = {damage.shard for damage in report.damages}
     plans = []
@@ -181,7 +181,7 @@ def _plans(
     return plans
 
 
-def _plan(archive: Archive, shard: ShardInfo, reported: list[Damage]) -> _Plan | None:
+def _plan(archive: ArchiveWriter, shard: ShardInfo, reported: list[Damage]) -> _Plan | None:
     """What is to be done about one shard; None if the store does not hand it out."""
     found = check_shard(archive.storage, shard)
     if any(damage.kind is DamageKind.UNREADABLE for damage in found.damages):
@@ -203,7 +203,7 @@ def _plan(archive: Archive, shard: ShardInfo, reported: list[Damage]) -> _Plan |
     )
 
 
-def _finish(archive: Archive, plan: _Plan, damaged: set[str], summary: RepairSummary) -> None:
+def _finish(archive: ArchiveWriter, plan: _Plan, damaged: set[str], summary: RepairSummary) -> None:
     """Put a shard's rows in its place."""
     found = check_shard(archive.storage, plan.shard)
     rows = {row.key: row for row in (*found.doubtful_rows, *found.rows)}

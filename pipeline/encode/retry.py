@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.archive.versions import reason_of
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.changes import Work
 from pipeline.encode.history import History
 from pipeline.encode.job import EncodeJob
@@ -63,7 +63,7 @@ def retry(
     """
     clock = Clock()
     job.check_settings()
-    archive = Archive.open(job.archive)
+    archive = ArchiveWriter.open(job.archive)
     on_wait(f"listing {job.source}")
     listing = list_source(job.source, job.selection)
     photos = {photo.key: photo for photo in listing.photos}

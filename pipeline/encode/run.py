@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.changes import Work
 from pipeline.encode.history import History
 from pipeline.encode.job import EncodeJob
@@ -69,7 +69,7 @@ def encode(
     on_wait(f"listing {job.source}")
     listing = list_source(job.source, job.selection)
     on_wait(f"comparing {len(listing.photos)} photos with the archive")
-    archive = Archive.open_or_create(job.archive)
+    archive = ArchiveWriter.open_or_create(job.archive)
     work = job.find_work(listing, archive)
     num_photos, num_todo, took_s = len(listing.photos), len(work.todo), round(clock.elapsed_s, 3)
     skipped = listing.skipped

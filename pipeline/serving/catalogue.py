@@ -7,9 +7,8 @@ import logging
 import threading
 import time
 
-from pipeline.archive.commit import Archive
 from pipeline.archive.log import Log, ShardInfo
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import Archive, find
 from pipeline.archive.shard_reader import read_columns
 from pipeline.errors import ArchiveDamagedError, PhotoarkError
 from pipeline.records import EncodedPhoto, Outcome

@@ -28,7 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.archive.log import Log
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions
 from pipeline.decode.restore import file_of, is_whole
 from pipeline.errors import ArchiveDamagedError, PhotoarkError, SettingError, redacted

@@ -7,8 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.restore import restore
 from pipeline.decode.run import decode

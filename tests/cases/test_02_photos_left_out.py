@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import encode
 from pipeline.records import SkipReason
@@ -45,7 +45,7 @@ def test_an_archive_may_be_the_source_or_lie_in_it(where: str, tmp_path: Path) -
     found = [path for path in tmp_path.rglob("*") if path.is_file()]
     summary = encode(job)
     assert (summary.num_photos, summary.num_encoded, summary.num_skipped, summary.num_gone) == (4, 2, 2, 0)
-    assert len(Archive.open(job.archive).keys()) == 4
+    assert len(ArchiveWriter.open(job.archive).keys()) == 4
     (skipped,) = summary.skipped
     assert (skipped.reason, skipped.num_entries) == (SkipReason.ARCHIVE, len(found) - 4)
     # A log too damaged to say whose it is lies beside shards whose names do.
@@ -123,7 +123,7 @@ def test_patterns_choose_by_the_whole_key(tmp_path: Path) -> None:
 def test_archives_and_markers_of_folders_in_a_bucket(s3_url: str, tmp_path: Path) -> None:
     write_photos(tmp_path, "a.png")
     storage, data = Storage(f"{s3_url}/root"), (tmp_path / "a.png").read_bytes()
-    Archive.open_or_create(f"{s3_url}/root/archive")
+    ArchiveWriter.open_or_create(f"{s3_url}/root/archive")
     for key in ("a.png", "nile_delta_log/1.png", "nile.png", "archive/beside.png", "@eaDir/t.png"):
         storage.write(key, data)
     from pipeline.storage import s3

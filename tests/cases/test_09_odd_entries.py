@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import encode
 from pipeline.sources.folder import list_source

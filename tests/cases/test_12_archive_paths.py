@@ -11,7 +11,7 @@ import pytest
 from pipeline.archive.care.optimize import optimize
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.decode.restore import restore
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import encode
@@ -34,13 +34,13 @@ def tree(folder: Path) -> set[str]:
 def test_an_archive_is_where_it_was_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     archive = f"{name}/arc/"
-    Archive.open_or_create(archive).commit([kept("a.png", png(1))])
-    Archive.open(archive).commit([kept("b.png", png(2))])
+    ArchiveWriter.open_or_create(archive).commit([kept("a.png", png(1))])
+    ArchiveWriter.open(archive).commit([kept("b.png", png(2))])
     assert os.listdir(tmp_path) == [name]
     assert sorted(os.listdir(tmp_path / name / "arc"))[0] == "_delta_log"
-    optimize(Archive.open(str(tmp_path / name / "arc")))
-    assert len(vacuum(Archive.open(archive), retention_hours=0).paths) == 2
-    assert verify(Archive.open(archive)).is_clean
+    optimize(ArchiveWriter.open(str(tmp_path / name / "arc")))
+    assert len(vacuum(ArchiveWriter.open(archive), retention_hours=0).paths) == 2
+    assert verify(ArchiveWriter.open(archive)).is_clean
     assert restore(archive, "a.png").data == png(1)
 
 
@@ -48,11 +48,11 @@ def test_an_archive_is_where_it_was_named(name: str, tmp_path: Path, monkeypatch
 def test_a_path_that_would_be_another_is_refused(name: str, tmp_path: Path) -> None:
     for folder in ("pctAb", "My Photos", name):
         (tmp_path / folder).mkdir(exist_ok=True)
-    Archive.open_or_create(str(tmp_path / "pctAb" / "arc")).commit([kept("a.png", png(1))])
+    ArchiveWriter.open_or_create(str(tmp_path / "pctAb" / "arc")).commit([kept("a.png", png(1))])
     before = tree(tmp_path)
     (tmp_path / "link").symlink_to(name)
     for path in (tmp_path / name / "arc", tmp_path / "link" / "arc"):
-        for way in (Archive.open_or_create, Archive.open):
+        for way in (ArchiveWriter.open_or_create, ArchiveWriter.open):
             with pytest.raises(SettingError, match="an archive cannot be at"):
                 way(str(path))
     (tmp_path / "link").unlink()
@@ -63,8 +63,8 @@ def test_links_and_dots_lead_where_the_system_says(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "far" / "inside").mkdir(parents=True)
     (tmp_path / "odd%41").symlink_to("far/inside")
-    Archive.open_or_create("odd%41/../arc").commit([kept("a.png", png(1))])
-    Archive.open_or_create("odd%41").commit([kept("b.png", png(2))])
+    ArchiveWriter.open_or_create("odd%41/../arc").commit([kept("a.png", png(1))])
+    ArchiveWriter.open_or_create("odd%41").commit([kept("b.png", png(2))])
     assert restore(str(tmp_path / "far" / "arc"), "a.png").data == png(1)
     assert restore(str(tmp_path / "far" / "inside"), "b.png").data == png(2)
     assert sorted(os.listdir(tmp_path)) == ["far", "odd%41"]
@@ -74,13 +74,13 @@ def test_links_and_dots_lead_where_the_system_says(tmp_path: Path, monkeypatch: 
 def test_an_archive_in_a_bucket_is_where_it_was_named(s3_url: str) -> None:
     for name in ("a b", "a#b", "a?b", "pct%", "ü", "back\\slash", "a+b&c", "arc/"):
         archive = f"{s3_url}/{name}"
-        Archive.open_or_create(archive).commit([kept("a.png", png(1))])
-        assert verify(Archive.open(archive)).is_clean
+        ArchiveWriter.open_or_create(archive).commit([kept("a.png", png(1))])
+        assert verify(ArchiveWriter.open(archive)).is_clean
         assert {f.path.split("/")[0][:7] for f in Storage(archive).list()} == {"_delta_", "photos-"}
     before = [f.path for f in Storage(s3_url).list()]
     for name in ("p%41q", "a%20b", "p//q", "/p", "p//", "p/../q", "./p", "new\nline"):
         with pytest.raises(SettingError, match="an archive cannot be at"):
-            Archive.open_or_create(f"{s3_url}/{name}")
+            ArchiveWriter.open_or_create(f"{s3_url}/{name}")
     assert [f.path for f in Storage(s3_url).list()] == before
 
 

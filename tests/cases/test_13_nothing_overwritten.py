@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.run import decode
 from pipeline.errors import SettingError
@@ -26,7 +26,7 @@ KEYS = ("a.png", "sub/b.png", "sub/deep/c.png")
 def archive(tmp_path: Path) -> str:
     """Three photos, and a row that failed."""
     url = str(tmp_path / "archive")
-    Archive.open_or_create(url).commit([kept(key, png(i)) for i, key in enumerate(KEYS)])
+    ArchiveWriter.open_or_create(url).commit([kept(key, png(i)) for i, key in enumerate(KEYS)])
     return url
 
 
@@ -72,7 +72,7 @@ def test_resume_leaves_its_own_files_and_nothing_else(tmp_path: Path, archive: s
 
     url, out = str(tmp_path / "timed"), tmp_path / "out"
     at = datetime(2020, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
-    Archive.open_or_create(url).commit([replace(kept(key, png(i)), modified_at=at) for i, key in enumerate(KEYS)])
+    ArchiveWriter.open_or_create(url).commit([replace(kept(key, png(i)), modified_at=at) for i, key in enumerate(KEYS)])
     job = DecodeJob(archive=url, destination=str(out), resume=True)
     assert decode(replace(job, patterns=KeyPatterns(include=("a.png",)))).num_restored == 1
     before = state(out)
@@ -90,7 +90,7 @@ def test_resume_leaves_its_own_files_and_nothing_else(tmp_path: Path, archive: s
 
 def test_a_folder_that_is_holds_or_lies_in_an_archive_is_refused(archive: str, tmp_path: Path) -> None:
     other = tmp_path / "pictures" / "2024" / "archive"
-    Archive.open_or_create(str(other)).commit([kept("x.png", png(9))])
+    ArchiveWriter.open_or_create(str(other)).commit([kept("x.png", png(9))])
     (tmp_path / "link").symlink_to(archive)
     (tmp_path / "without log").mkdir()
     shard = next(Path(archive).glob("photos-*.parquet"))
@@ -120,7 +120,7 @@ def test_the_same_in_a_bucket(s3_url: str, archive: str) -> None:
     assert {f.path for f in out.list()} == {"sub/b.png"}
     assert decode(replace(job, overwrite=True)).num_restored == 3
     assert out.read("sub/b.png") == png(1)
-    Archive.open_or_create(f"{s3_url}/deep/archive").commit([kept("x.png", png(9))])
+    ArchiveWriter.open_or_create(f"{s3_url}/deep/archive").commit([kept("x.png", png(9))])
     for place in ("", "/deep", "/deep/archive", "/deep/archive/", "/deep/archive/new"):
         with pytest.raises(SettingError, match="is, holds or lies in an archive"):
             decode(DecodeJob(archive=archive, destination=s3_url + place))

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.archive.versions import Comparer
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.restore import restore

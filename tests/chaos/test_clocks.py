@@ -14,8 +14,8 @@ import pytest
 from pipeline.archive.care.optimize import optimize
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
 from pipeline.archive.shard_writer import write_shard
+from pipeline.archive.writer import ArchiveWriter
 from tests.chaos.test_processes import photoark
 from tests.pipeline.archive.test_archive import row
 from tests.pipeline.archive.test_maintenance import age, filled
@@ -39,10 +39,10 @@ int clock_gettime(clockid_t id, struct timespec *at) {
 # What a driver does with the archive, all of it in one process.
 COMMIT = """
 import sys
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from tests.pipeline.archive.test_archive import row
 
-archive = Archive.open(sys.argv[1])
+archive = ArchiveWriter.open(sys.argv[1])
 archive.commit([row("new")])
 archive.put([row("b")])
 """
@@ -58,7 +58,7 @@ def wrong_clock(folder: Path, skew_s: int) -> dict[str, str]:
     return {"LD_PRELOAD": str(folder / "clock.so"), "SKEW_S": str(skew_s)}
 
 
-def vacuumed(archive: Archive, folder: Path, skew_s: int, retention_hours: int) -> set[str]:
+def vacuumed(archive: ArchiveWriter, folder: Path, skew_s: int, retention_hours: int) -> set[str]:
     command = ("vacuum", archive.storage.url, "--retention-hours", retention_hours, "--json")
     result = photoark(*command, **wrong_clock(folder, skew_s))
     assert result.returncode == 0, result.stderr
@@ -67,7 +67,7 @@ def vacuumed(archive: Archive, folder: Path, skew_s: int, retention_hours: int) 
 
 @pytest.mark.parametrize(("skew_s", "retention_hours"), [(DAY_S, 2), (-DAY_S, 30)])
 def test_vacuum_goes_by_the_clock_that_gave_the_files_their_times(skew_s: int, retention_hours: int, tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     filled(archive)
     optimize(archive)  # what it replaced, readers of the version before still want
     old = write_shard(archive.storage, [row("never committed")])
@@ -80,7 +80,7 @@ def test_vacuum_goes_by_the_clock_that_gave_the_files_their_times(skew_s: int, r
 
 @pytest.mark.s3
 def test_vacuum_goes_by_the_clock_of_s3(s3_url: str, tmp_path: Path) -> None:
-    archive = Archive.open_or_create(f"{s3_url}/archive")
+    archive = ArchiveWriter.open_or_create(f"{s3_url}/archive")
     filled(archive, num_shards=2)
     optimize(archive)
     write_shard(archive.storage, [row("about to be committed by another job")])
@@ -91,7 +91,7 @@ def test_vacuum_goes_by_the_clock_of_s3(s3_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skew_s", [DAY_S, -DAY_S])
 def test_what_a_driver_with_a_wrong_clock_replaced_stays_as_long_as_it_should(skew_s: int, tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit([row("a"), row("b")])
     (shard,) = archive.shards()
     command = [sys.executable, "-c", COMMIT, archive.storage.url]
@@ -99,6 +99,6 @@ def test_what_a_driver_with_a_wrong_clock_replaced_stays_as_long_as_it_should(sk
     age(tmp_path / "archive" / shard.path, hours=3)
     # Readers of the version before, a long restore say, still need it.
     assert vacuum(archive, retention_hours=2).paths == ()
-    assert Archive.open(archive.storage.url).keys() == {"a", "b", "new"}
-    assert verify(Archive.open(archive.storage.url)).is_clean
+    assert ArchiveWriter.open(archive.storage.url).keys() == {"a", "b", "new"}
+    assert verify(ArchiveWriter.open(archive.storage.url)).is_clean
     assert vacuum(archive, retention_hours=0).paths == (shard.path,)

@@ -11,8 +11,8 @@ from deltalake import DeltaTable
 
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import VerifyReport, verify, verify_unopened
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import read_rows
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.repair import repair
 from pipeline.errors import ArchiveDamagedError, ArchiveError
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+def archive(tmp_path: Path) -> ArchiveWriter:
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit([row("a"), row("b")])
     archive.commit([row("c")])
     archive.put([row("b")])
@@ -34,17 +34,17 @@ def archive(tmp_path: Path) -> Archive:
 def report_of(url: str) -> VerifyReport:
     """As `photoark verify` does."""
     try:
-        opened = Archive.open(url)
+        opened = ArchiveWriter.open(url)
     except ArchiveError as error:
         return verify_unopened(Storage(url), error)
     return verify(opened)
 
 
 def content(url: str) -> dict[str, bytes | None]:
-    return {found.key: found.image for found in read_rows(Archive.open(url))}
+    return {found.key: found.image for found in read_rows(ArchiveWriter.open(url))}
 
 
-def test_any_byte_of_the_log_is_noticed_or_harmless(archive: Archive) -> None:
+def test_any_byte_of_the_log_is_noticed_or_harmless(archive: ArchiveWriter) -> None:
     url = archive.storage.url
     before, num_noticed = content(url), 0
     for path in sorted(Path(url, "_delta_log").glob("*.json")):
@@ -61,7 +61,7 @@ def test_any_byte_of_the_log_is_noticed_or_harmless(archive: Archive) -> None:
     assert report_of(url).is_clean
 
 
-def test_any_byte_of_a_checkpoint_is_noticed_or_harmless(archive: Archive) -> None:
+def test_any_byte_of_a_checkpoint_is_noticed_or_harmless(archive: ArchiveWriter) -> None:
     url = archive.storage.url
     DeltaTable(url).create_checkpoint()
     archive.commit([row("d")])
@@ -80,7 +80,7 @@ def test_any_byte_of_a_checkpoint_is_noticed_or_harmless(archive: Archive) -> No
     assert (report_of(url).is_clean, content(url)) == (True, before)
 
 
-def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archive: Archive, tmp_path: Path) -> None:
+def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archive: ArchiveWriter, tmp_path: Path) -> None:
     url = archive.storage.url
     before = content(url)
     (path,) = (p for p in Path(url, "_delta_log").glob("*2.json"))
@@ -89,9 +89,9 @@ def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archi
     report = report_of(url)
     assert [(str(damage.kind), damage.keys) for damage in report.damages] == [("log", ("c",))]
     with pytest.raises(ArchiveDamagedError, match="--repair"):
-        vacuum(Archive.open(url), retention_hours=0)  # the shard that the log no longer names is not free
+        vacuum(ArchiveWriter.open(url), retention_hours=0)  # the shard that the log no longer names is not free
     with pytest.raises(ArchiveDamagedError, match="--repair"):
-        Archive.open(url).commit([row("c")])
+        ArchiveWriter.open(url).commit([row("c")])
     source = tmp_path / "photos"
     source.mkdir()
     summary = repair(EncodeJob(source=str(source), archive=url, codec="webp"), report)
@@ -100,7 +100,7 @@ def test_a_lost_line_is_told_with_its_photos_built_on_by_nobody_and_mended(archi
     assert content(url) == before
 
 
-def test_a_log_that_cannot_be_read_names_its_file_and_every_photo(archive: Archive) -> None:
+def test_a_log_that_cannot_be_read_names_its_file_and_every_photo(archive: ArchiveWriter) -> None:
     url = archive.storage.url
     (path,) = (p for p in Path(url, "_delta_log").glob("*2.json"))
     path.write_text(re.sub('"path"', '"path', path.read_text()))

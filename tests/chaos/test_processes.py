@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.records import Outcome
 
 pytestmark = pytest.mark.chaos

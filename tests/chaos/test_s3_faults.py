@@ -16,8 +16,8 @@ import pytest
 from jobs.bench.fault_proxy import FaultPlan, FaultProxy
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import PhotoarkError
 from pipeline.logs import JsonLines, about
 from pipeline.sources.folder import list_photos
@@ -51,7 +51,7 @@ def again(act: Callable[[], T]) -> T:
 @pytest.mark.parametrize("fault", ["slow_down", "reset", "stall", "truncate", "flip", "flip_upload", "drop"])
 def test_work_goes_on_through_faults(fault: str, proxy: FaultProxy, s3_url: str, photo_files: dict[str, bytes]) -> None:
     source = Storage(f"{s3_url}/photos")
-    archive = Archive.open_or_create(f"{s3_url}/archive")
+    archive = ArchiveWriter.open_or_create(f"{s3_url}/archive")
     proxy.plan = FaultPlan(rates={fault: {"stall": 0.03, "flip": 0.06, "flip_upload": 0.4}.get(fault, 0.15)}, stall_s=2)
 
     for name, data in photo_files.items():
@@ -63,20 +63,20 @@ def test_work_goes_on_through_faults(fault: str, proxy: FaultProxy, s3_url: str,
     rows = [row(f"{i:02d}", size=3000) for i in range(30)]
 
     def write(first: int) -> None:
-        mine = again(lambda: Archive.open(archive.storage.url))
+        mine = again(lambda: ArchiveWriter.open(archive.storage.url))
         for i in range(first, first + 20, 5):
             again(lambda i=i: mine.commit(rows[i : i + 5]))  # type: ignore[misc]
 
     with ThreadPoolExecutor(2) as writers:
         list(writers.map(write, (0, 10)))
-    assert again(lambda: find(Archive.open(archive.storage.url), "07")) == rows[7]
+    assert again(lambda: find(ArchiveWriter.open(archive.storage.url), "07")) == rows[7]
     proxy.plan.rates = {}
     assert proxy.injected[fault] > 0
 
-    report = verify(Archive.open(archive.storage.url))
+    report = verify(ArchiveWriter.open(archive.storage.url))
     assert (report.damages, report.num_rows) == ((), 30)
     vacuum(archive, retention_hours=0)
-    report = verify(Archive.open(archive.storage.url))
+    report = verify(ArchiveWriter.open(archive.storage.url))
     assert (report.damages, report.num_rows, report.orphans) == ((), 30, ())
     assert {name: hashlib.sha256(source.read(name)).hexdigest() for name in photo_files} == {
         name: hashlib.sha256(data[:20_000]).hexdigest() for name, data in photo_files.items()
@@ -88,7 +88,7 @@ def test_what_does_not_pass_is_told_in_one_line_with_a_cure(
     fault: str, advice: str, proxy: FaultProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "MAX_ATTEMPTS", 2)
-    archive = Archive.open_or_create(f"{s3_url}/archive")
+    archive = ArchiveWriter.open_or_create(f"{s3_url}/archive")
     archive.commit([row("a")])
     proxy.plan.rates = {fault: 1}
     for act in (lambda: archive.commit([row("b")]), lambda: list(list_photos(f"{s3_url}/photos"))):

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 
 ROOT = Path(__file__).parents[2]
 

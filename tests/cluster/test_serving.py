@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.decode.restore import restore
 from tests.cluster.machines import end_all, free_port, token
 from tests.served import ROOT, Server, encoded, until
@@ -27,7 +27,7 @@ NUM_REPLICAS = 2
 @pytest.fixture
 def archive(tmp_path: Path, photo_files: dict[str, bytes]) -> str:
     url = str(tmp_path / "archive")
-    Archive.open_or_create(url).commit([encoded("dir/a.jpg", photo_files["wine.jpg"])])
+    ArchiveWriter.open_or_create(url).commit([encoded("dir/a.jpg", photo_files["wine.jpg"])])
     return url
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.watch import Budget, watched
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.records import Outcome
 from tests.pipeline.archive.test_archive import row
 
@@ -65,7 +65,7 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
     stopped = run("encode", str(source), archive, "--codec", "jpeg", "--max-hours", "1e-4", "--report", str(report))
     assert stopped.returncode == 12, stopped.stderr
     assert "goes on from there" in stopped.stderr
-    committed = len(Archive.open(archive).keys())
+    committed = len(ArchiveWriter.open(archive).keys())
     assert committed < 200
     found = json.loads((report / "report.json").read_text())
     assert found["summary"]["stopped"]
@@ -79,14 +79,14 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
         assert page.index("times smaller</h1>") < page.index("data:image/jpeg;base64,") < page.index("<svg")
     again = run("encode", str(source), archive, "--codec", "jpeg")
     assert again.returncode == 0, again.stderr
-    assert len(Archive.open(archive).keys()) == 200
+    assert len(ArchiveWriter.open(archive).keys()) == 200
 
 
 def test_a_job_that_waits_for_machines_stops_at_its_limit_too(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     source, archive = tmp_path / "photos", str(tmp_path / "archive")
     source.mkdir()
     (source / "wine.jpg").write_bytes(photo_files["wine.jpg"])
-    Archive.open_or_create(archive).commit([row("wine.jpg", outcome=Outcome.FAILED)])
+    ArchiveWriter.open_or_create(archive).commit([row("wine.jpg", outcome=Outcome.FAILED)])
     # One GPU may come, and none does.
     limits = ["--device", "cuda", "--max-gpus", "1", "--max-hours", "1e-3"]
     result = run("retry", str(source), archive, *limits, CUDA_VISIBLE_DEVICES="")

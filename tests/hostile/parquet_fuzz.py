@@ -21,10 +21,10 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import list_fragments
+from pipeline.archive.reader import list_fragments
 from pipeline.archive.shard_writer import render_shard
 from pipeline.archive.summary import summarise
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.registry import get_codec
 from pipeline.decode.graph import read_rows
@@ -71,14 +71,15 @@ def main(folder: Path, seed: int, count: int) -> None:
 
 def _ways(url: str, worker: DecodeWorker) -> dict[str, Callable[[], str]]:
     def verified() -> str:
-        report = verify(Archive.open(url), decode_row, check=check_container)
+        report = verify(ArchiveWriter.open(url), decode_row, check=check_container)
         return "clean" if report.is_clean else "damaged"
 
     def restored(key: str) -> str:
         return f"{len(restore(url, key).data) > 0}"
 
     def decoded(patterns: KeyPatterns) -> str:
-        fragments = list_fragments(Archive.open(url), patterns)
+        fragments = list_fragments(ArchiveWriter.open(url), patterns)
+
         items = pa.Table.from_pylist(
             [{"path": f.path, "row_group": f.row_group, "num_rows": f.num_rows, "skip": []} for f in fragments]
         )
@@ -93,7 +94,7 @@ def _ways(url: str, worker: DecodeWorker) -> dict[str, Callable[[], str]]:
         "restore kept": lambda: restored("d.gif"),
         "decode": lambda: decoded(EVERY_KEY),
         "decode pattern": lambda: decoded(KeyPatterns(include=("[a-c]*",))),
-        "stat": lambda: f"{summarise(Archive.open(url)).num_photos > 0}",
+        "stat": lambda: f"{summarise(ArchiveWriter.open(url)).num_photos > 0}",
     }
 
 
@@ -118,7 +119,7 @@ def _template(folder: Path) -> tuple[bytes, str]:
             source_bytes=len(file), source_sha256=hashlib.sha256(file).hexdigest(), width=24, height=16,
         )
     )  # fmt: skip
-    archive = Archive.open_or_create(str(folder))
+    archive = ArchiveWriter.open_or_create(str(folder))
     archive.commit(rows)
     lines: Iterator[str] = (line for path in sorted(folder.glob("_delta_log/*.json")) for line in path.read_text().splitlines())
     log = "\n".join(line for line in lines if '"commitInfo"' not in line)

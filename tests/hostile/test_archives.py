@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
 from pipeline.archive.footer import column_bounds
 from pipeline.archive.shard_reader import check_num_rows
 from pipeline.archive.shard_writer import render_shard
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from tests.hostile.mutation import mutated
 from tests.pipeline.archive.test_archive import row
@@ -75,7 +75,7 @@ def test_a_few_bytes_that_claim_a_billion_rows_are_not_read(tmp_path: Path) -> N
 
 
 def test_mutated_logs_are_rows_or_typed_errors(tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path))
+    archive = ArchiveWriter.open_or_create(str(tmp_path))
     for key in ("a.jpg", "b.jpg"):
         archive.commit([row(key)])
     logs = {path: path.read_bytes() for path in sorted(tmp_path.glob("_delta_log/*.json"))}
@@ -85,7 +85,7 @@ def test_mutated_logs_are_rows_or_typed_errors(tmp_path: Path) -> None:
         spoilt = rng.choice(list(logs))
         for path, data in logs.items():
             path.write_bytes(mutated(data, rng) if path == spoilt else data)
-        for read in (lambda: Archive.open(str(tmp_path)).keys(), lambda: verify(Archive.open(str(tmp_path)))):
+        for read in (lambda: ArchiveWriter.open(str(tmp_path)).keys(), lambda: verify(ArchiveWriter.open(str(tmp_path)))):
             try:
                 read()
                 ends["read"] += 1

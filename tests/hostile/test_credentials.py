@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.archive.commit import Archive
 from pipeline.archive.shard_writer import write_shard
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import PhotoarkError, SettingError, redacted
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
@@ -71,7 +71,7 @@ def test_what_a_store_sends_back_is_told_without_credentials(tattler: str) -> No
     ways: list[Callable[[], object]] = [
         lambda: storage.read("a.jpg"), lambda: storage.fetch("a.jpg"), lambda: storage.open("a.jpg").read(),
         lambda: storage.write("a.jpg", b"x"), lambda: storage.delete("a.jpg"), lambda: list(storage.list()),
-        lambda: Archive.open(tattler), lambda: Archive.open_or_create(tattler),
+        lambda: ArchiveWriter.open(tattler), lambda: ArchiveWriter.open_or_create(tattler),
     ]  # fmt: skip
     for way in ways:
         with pytest.raises(PhotoarkError, match=r"can(not)? be") as caught:

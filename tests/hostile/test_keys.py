@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.decode.worker import DecodeSettings, DecodeWorker
 from pipeline.errors import ArchiveDamagedError, StorageError
 from pipeline.records import EncodedPhoto, Outcome, encoded_to_table
@@ -130,9 +130,9 @@ def test_nothing_is_written_or_deleted_outside_of_a_bucket_prefix(key: str, s3_u
 
 @pytest.mark.parametrize("path", ["../secret.parquet", "/etc/passwd", "a/../../secret.parquet", "%2e%2e/secret.parquet"])
 def test_a_log_cannot_name_files_outside_of_its_archive(path: str, tmp_path: Path) -> None:
-    Archive.open_or_create(str(tmp_path / "secret")).commit([kept("a.jpg")])
+    ArchiveWriter.open_or_create(str(tmp_path / "secret")).commit([kept("a.jpg")])
     (tmp_path / "secret.parquet").write_bytes(next((tmp_path / "secret").glob("*.parquet")).read_bytes())
-    Archive.open_or_create(str(tmp_path / "archive")).commit([kept("a.jpg")])
+    ArchiveWriter.open_or_create(str(tmp_path / "archive")).commit([kept("a.jpg")])
     log = tmp_path / "archive" / "_delta_log" / f"{1:020d}.json"
     actions = [json.loads(line) for line in log.read_text().splitlines()]
     for action in actions:
@@ -140,4 +140,4 @@ def test_a_log_cannot_name_files_outside_of_its_archive(path: str, tmp_path: Pat
             action["add"]["path"] = path
     log.write_text("\n".join(json.dumps(action) for action in actions if "commitInfo" not in action))
     with pytest.raises(ArchiveDamagedError, match=r"outside of the archive|cannot be read"):
-        Archive.open(str(tmp_path / "archive")).keys()
+        ArchiveWriter.open(str(tmp_path / "archive")).keys()

@@ -146,7 +146,7 @@ def test_policy_is_enough_for_the_work_and_for_nothing_else(s3_server: str) -> N
 # What jobs ask of storage, in a process that has the role's credentials and no others.
 WORK = """
 import sys
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
 bucket = sys.argv[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.records import EncodedPhoto, Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_the_real_command_through_it(tmp_path: Path) -> None:
     photo = EncodedPhoto(
         key="gone.jpg", image=b"1", codec="original", model=None, outcome=Outcome.KEPT, source_uri="/gone.jpg", source_bytes=1
     )
-    Archive.open_or_create(str(tmp_path / "archive")).commit([photo])
+    ArchiveWriter.open_or_create(str(tmp_path / "archive")).commit([photo])
     result = _job(["verify", str(tmp_path / "archive"), "--against", str(tmp_path / "photos")], path=BIN)
     assert result.returncode == 0, result.stderr
     assert "(exit code 3)" in result.stderr

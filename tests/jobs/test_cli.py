@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find
+from pipeline.archive.writer import ArchiveWriter
 from tests.support.command_line import photoark
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -104,7 +104,7 @@ def test_verify_finds_a_flipped_byte(archive: Path, tmp_path: Path) -> None:
     assert photoark("verify", archive, "--decode").returncode == 3  # one file is not stored
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(archive), str(copy)], check=True)
-    (shard,) = Archive.open(str(copy)).shards()
+    (shard,) = ArchiveWriter.open(str(copy)).shards()
     data = bytearray((copy / shard.path).read_bytes())
     data[len(data) // 3] ^= 1
     (copy / shard.path).write_bytes(data)
@@ -151,7 +151,7 @@ def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive
 def test_a_damaged_archive_is_repaired_from_its_source(source: Path, archive: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(archive, copy)
-    (shard,) = Archive.open(str(copy)).shards()
+    (shard,) = ArchiveWriter.open(str(copy)).shards()
     (copy / shard.path).unlink()
     command = ("verify", copy, "--against", source, "--repair", "--codec", "webp", "--json")
     result = photoark(*command)
@@ -174,16 +174,16 @@ def test_retry_optimize_and_vacuum(source: Path, archive: Path, tmp_path: Path) 
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout.splitlines()[-1])
     assert (summary["num_photos"], summary["num_encoded"], summary["num_failed"]) == (1, 1, 0)
-    opened = Archive.open(str(copy))
+    opened = ArchiveWriter.open(str(copy))
     opened.commit([replace(find(opened, "wine.jpg"), key="twin.jpg")])
     planned = photoark("optimize", copy, "--dry-run", "--json")
-    assert len(Archive.open(str(copy)).shards()) == 2
+    assert len(ArchiveWriter.open(str(copy)).shards()) == 2
     done = photoark("optimize", copy, "--json")
     assert json.loads(done.stdout) == {**json.loads(planned.stdout), "dry_run": False}
-    assert len(Archive.open(str(copy)).shards()) == 1
+    assert len(ArchiveWriter.open(str(copy)).shards()) == 1
     assert "nothing to delete" in photoark("vacuum", copy, "--dry-run").stdout
     assert "3 files deleted" in photoark("vacuum", copy, "--retention-hours", "0").stdout
-    report = verify(Archive.open(str(copy)))
+    report = verify(ArchiveWriter.open(str(copy)))
     assert (report.num_rows, report.is_clean, report.orphans) == (5, True, ())
 
 
@@ -268,13 +268,13 @@ def test_a_job_that_was_interrupted_and_then_terminated_is_finished_by_the_same_
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["num_skipped"] == left
     assert summary["num_encoded"] == 200 - left
-    report = verify(Archive.open(str(archive)))
+    report = verify(ArchiveWriter.open(str(archive)))
     assert report.num_rows == 200
     assert report.is_clean
 
 
 def _num_keys(archive: Path) -> int:
-    return len(Archive.open(str(archive)).keys()) if (archive / "_delta_log").exists() else 0
+    return len(ArchiveWriter.open(str(archive)).keys()) if (archive / "_delta_log").exists() else 0
 
 
 def _wait_until(condition: object, *, timeout_s: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.logs import JsonLines, about
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from cluster.watch import Watch
 from jobs.cli import app
 from jobs.outputs import check_report
 from jobs.report import write_report
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.registry import get_codec
 from pipeline.encode.history import History
 from pipeline.errors import SettingError
@@ -30,7 +30,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = str(tmp_path_factory.mktemp("outputs") / "archive")
     (stream,) = get_codec("webp").encode([read_pixels(png(1))])
     encoded = replace(kept("dir/a.png", stream), outcome=Outcome.ENCODED, codec="webp", reason=None)
-    Archive.open_or_create(url).commit(
+    ArchiveWriter.open_or_create(url).commit(
         [
             encoded,
             replace(encoded, key="really a jpeg.png", format="JPEG"),
@@ -185,6 +185,6 @@ def test_what_is_restored_keeps_its_time(archive: str, here: Path, photo_files: 
     from datetime import UTC, datetime
 
     at = datetime(2020, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
-    Archive.open_or_create("timed").commit([replace(kept("a.png", png(1)), modified_at=at)])
+    ArchiveWriter.open_or_create("timed").commit([replace(kept("a.png", png(1)), modified_at=at)])
     run("restore", "timed", "a.png")
     assert (here / "a.png").stat().st_mtime == at.timestamp()

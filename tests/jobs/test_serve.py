@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pytest
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.decode.restore import restore
 from pipeline.pixels.formats.probe import probe
 from pipeline.pixels.formats.reader import read_pixels
@@ -55,7 +55,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byt
     small = encoded(SMALL, photo_files["seeding.tiff"], "ditic-small")
     failed = replace(photo, key="failed.jpg", image=None, outcome=Outcome.FAILED, reason=f"{SECRET_PLACE}/failed.jpg is empty")
     url = str(tmp_path_factory.mktemp("serve") / "archive")
-    opened = Archive.open_or_create(url)
+    opened = ArchiveWriter.open_or_create(url)
     opened.commit(
         [
             photo,
@@ -244,7 +244,7 @@ def test_keys_come_page_by_page(server: Server, archive: str) -> None:
 
 
 def test_new_commits_are_seen(server: Server, archive: str) -> None:
-    Archive.open(archive).commit([kept("zz-new.bin", b"new")])
+    ArchiveWriter.open(archive).commit([kept("zz-new.bin", b"new")])
     assert server.photo("photo.jpg").status == 200
     until(lambda: server.photo("zz-new.bin").status == 200, within_s=30)
     assert server.photo("zz-new.bin").body == b"new"
@@ -262,7 +262,7 @@ def test_the_log_says_what_clients_are_not_told(server: Server, errors: Path) ->
 def test_full_is_said_and_the_end_waits_for_answers(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     url, large = str(tmp_path / "archive"), bytes(range(256)) * (100 << 10)
     later = replace(encoded("later.jpg", photo_files["wine.jpg"]), codec="sodec")
-    Archive.open_or_create(url).commit([kept("large.bin", large), later])
+    ArchiveWriter.open_or_create(url).commit([kept("large.bin", large), later])
     with (
         serving(url, "--max-requests", "2", "--allow-host", "photos.example", errors=tmp_path / "errors") as server,
         ExitStack() as clients,
@@ -312,7 +312,7 @@ def test_what_nobody_foresaw_is_an_answer_too(archive: str) -> None:
 @pytest.mark.s3
 def test_an_archive_on_s3_that_goes_away_and_comes_back(s3_url: str, tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     url = f"{s3_url}/archive"
-    archive = Archive.open_or_create(url)
+    archive = ArchiveWriter.open_or_create(url)
     archive.commit([encoded("a.jpg", photo_files["wine.jpg"])])
     (shard,) = archive.shards()
     with serving(url, errors=tmp_path / "errors") as server:

@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from jobs.settings import load_settings
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveNotFoundError, PhotoarkError, SettingError
 
 PHOTOARK = str(Path(sys.executable).with_name("photoark"))
@@ -29,7 +29,7 @@ def test_a_table_of_another_program_is_no_archive_and_stays_as_it_is(tmp_path: P
     table = tmp_path / "table"
     write_deltalake(str(table), pa.table({"a": [1, 2]}))
     before = {path: path.read_bytes() for path in table.rglob("*.*")}
-    for open_it in (Archive.open, Archive.open_or_create):
+    for open_it in (ArchiveWriter.open, ArchiveWriter.open_or_create):
         with pytest.raises(ArchiveNotFoundError, match="a Delta table of another program, with columns a;"):
             open_it(str(table))
     code, message = refused("verify", table)
@@ -74,7 +74,7 @@ def test_errors_of_a_store_are_one_line_with_a_cure(s3_server: str, monkeypatch:
             for variable, value in variables.items():
                 patch.delenv(variable) if value is None else patch.setenv(variable, value)
             with pytest.raises(PhotoarkError) as caught:
-                Archive.open(url)
+                ArchiveWriter.open(url)
         found[name] = caught.value.message
     again = "then run the same command again"
     assert found == {

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt
 from pipeline.encode.read import read_block
 from pipeline.encode.settings import EncodeSettings
@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 def archived(source: Path, archive: Path, codec: str = "webp") -> Path:
     worker = EncodeWorker(EncodeSettings(ladder=(CodecAt(codec),)))
     rows, _ = split_work(worker(read_block(photos_to_table(list_photos(str(source))))))
-    Archive.open_or_create(str(archive)).commit(encoded_from_table(rows))
+    ArchiveWriter.open_or_create(str(archive)).commit(encoded_from_table(rows))
     return archive
 
 

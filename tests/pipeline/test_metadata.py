@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import parse_ladder
 from pipeline.decode.job import DecodeJob

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.registry import get_codec
 from pipeline.decode.restore import restore
 from pipeline.errors import CorruptStreamError, PhotoError, UnknownModelError
@@ -39,7 +39,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byt
         row("later.jpg", stream, "sodec", Outcome.ENCODED),
         row("other.jpg", stream, "ditic-small", Outcome.ENCODED, model="0" * 16),
     ]
-    Archive.open_or_create(url).commit(rows)
+    ArchiveWriter.open_or_create(url).commit(rows)
     return url
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import write_shard
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveDamagedError
 
 
@@ -30,7 +30,7 @@ class OptimizeReport:
     """Of the shards that were read and written again."""
 
 
-def optimize(archive: Archive, *, target_bytes: int = SHARD_BYTES, dry_run: bool = False) -> OptimizeReport:
+def optimize(archive: ArchiveWriter, *, target_bytes: int = SHARD_BYTES, dry_run: bool = False) -> OptimizeReport:
     """Merge neighbours, in the order of their keys, as long as they stay below `target_bytes` together.
 
     Shards that another writer took away in the meantime are left alone.
@@ -64,7 +64,7 @@ def plan(shards: Sequence[ShardInfo], *, target_bytes: int) -> list[list[ShardIn
     return [run for run in runs if len(run) > 1]
 
 
-def _merge(archive: Archive, group: Sequence[ShardInfo]) -> bool:
+def _merge(archive: ArchiveWriter, group: Sequence[ShardInfo]) -> bool:
     version, paths = archive.log.version, {shard.path for shard in group}
     try:
         rows = [row for shard in group for row in read_shard(archive.storage, shard.path)]

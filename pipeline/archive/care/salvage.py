@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pipeline.archive.care.shard_check import DamageKind, check_shard
-from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
 from pipeline.archive.references import holds, resolved
 from pipeline.archive.schema import SHARD_BYTES
 from pipeline.archive.shard_reader import GREATEST_KEY
 from pipeline.archive.shard_writer import row_bytes
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveNotFoundError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.archive_files import SHARD_NAME
@@ -72,7 +72,7 @@ def salvage(storage: Storage, new_url: str) -> SalvageReport:
     if not shards:
         raise ArchiveNotFoundError(f"{storage.url} holds no shards (photos-*.parquet)")
     best, damaged, num_read = _choose(storage, shards)
-    archive = Archive.open_or_create(new_url)
+    archive = ArchiveWriter.open_or_create(new_url)
     references = _move(storage, shards, best, archive)
     lost = _refer(storage, shards, references, archive)
     return SalvageReport(
@@ -119,7 +119,7 @@ def _choose(storage: Storage, shards: list[ShardInfo]) -> tuple[dict[str, _Best]
     return best, damaged, num_read
 
 
-def _move(storage: Storage, shards: list[ShardInfo], best: dict[str, _Best], archive: Archive) -> list[EncodedPhoto]:
+def _move(storage: Storage, shards: list[ShardInfo], best: dict[str, _Best], archive: ArchiveWriter) -> list[EncodedPhoto]:
     """Commit the best rows that have their stream, and return those that share one."""
     references: list[EncodedPhoto] = []
     waiting: list[EncodedPhoto] = []
@@ -139,7 +139,7 @@ def _move(storage: Storage, shards: list[ShardInfo], best: dict[str, _Best], arc
     return references
 
 
-def _refer(storage: Storage, shards: list[ShardInfo], references: list[EncodedPhoto], archive: Archive) -> set[str]:
+def _refer(storage: Storage, shards: list[ShardInfo], references: list[EncodedPhoto], archive: ArchiveWriter) -> set[str]:
     """Commit rows that share a stream, with whichever row has it now; returns the keys of those for which none does."""
     wanted = {row.source_sha256 for row in references if row.source_sha256 is not None}
     holders = {row.source_sha256: row.key for row in archive.sources() if holds(row, row.source_sha256)} if wanted else {}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.storage.archive_files import PART_NAME, SHARD_NAME
 from pipeline.storage.base import StoredFile
@@ -36,7 +36,7 @@ class VacuumReport:
     """Files that no version of the log names and that are too young to be deleted: another job may be about to commit them."""
 
 
-def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, dry_run: bool = False) -> VacuumReport:
+def vacuum(archive: ArchiveWriter, *, retention_hours: int = DEFAULT_RETENTION_HOURS, dry_run: bool = False) -> VacuumReport:
     """Delete shards that were replaced, or written and never committed, more than `retention_hours` ago.
 
     With less than an hour, no other job may run on the archive: it could lose a shard that it is about to commit. What counts
@@ -65,7 +65,7 @@ def vacuum(archive: Archive, *, retention_hours: int = DEFAULT_RETENTION_HOURS, 
     return _delete(archive, going, dry_run=dry_run)
 
 
-def vacuum_replaced(archive: Archive, *, merged: Iterable[Sequence[str]] = (), dry_run: bool = False) -> VacuumReport:
+def vacuum_replaced(archive: ArchiveWriter, *, merged: Iterable[Sequence[str]] = (), dry_run: bool = False) -> VacuumReport:
     """Delete shards that were replaced, however short ago, and those that nobody committed within an hour.
 
     Writers may run meanwhile: what they are about to commit is younger than that, and if a shard that they need is gone, they
@@ -96,7 +96,7 @@ def vacuum_replaced(archive: Archive, *, merged: Iterable[Sequence[str]] = (), d
     return replace(_delete(archive, going, dry_run=dry_run), left=tuple(sorted(file.path for file in left)))
 
 
-def _replaced_at(archive: Archive, files: Iterable[StoredFile], *, since: datetime) -> dict[str, datetime]:
+def _replaced_at(archive: ArchiveWriter, files: Iterable[StoredFile], *, since: datetime) -> dict[str, datetime]:
     """Path of each shard that a commit took out -> when, by the store's clock; of commits after `since`."""
     times: dict[str, datetime] = {}
     for file in files:
@@ -109,7 +109,7 @@ def _replaced_at(archive: Archive, files: Iterable[StoredFile], *, since: dateti
     return times
 
 
-def _free_files(archive: Archive) -> tuple[list[StoredFile], set[str]]:
+def _free_files(archive: ArchiveWriter) -> tuple[list[StoredFile], set[str]]:
     """Every file of the archive, and the paths of those that the log does not name."""
     files = list(archive.storage.list())
     # After the listing: a file that was committed in between is named by the log then.
@@ -119,7 +119,7 @@ def _free_files(archive: Archive) -> tuple[list[StoredFile], set[str]]:
     return files, {file.path for file in files} - {shard.path for shard in archive.shards()}
 
 
-def _delete(archive: Archive, files: Sequence[StoredFile], *, dry_run: bool) -> VacuumReport:
+def _delete(archive: ArchiveWriter, files: Sequence[StoredFile], *, dry_run: bool) -> VacuumReport:
     if not dry_run:
         for file in files:
             archive.storage.delete(file.path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.archive.care.shard_check import Damage, DamageKind, check_shard
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.archive.references import holds
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.versions import reason_of

@@ -19,11 +19,10 @@ import pipeline.archive
 from pipeline.archive.care.optimize import optimize
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find, read_rows
 from pipeline.archive.schema import schema_with_features
-from pipeline.archive.shard_reader import read_rows
 from pipeline.archive.versions import version_of
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveDamagedError
 from pipeline.records import EncodedPhoto, Outcome
 from tests.pipeline.archive.test_archive import archive, row
@@ -48,11 +47,11 @@ def same(key: str, holder: str, data: bytes) -> EncodedPhoto:
     )  # fmt: skip
 
 
-def reread(archive: Archive) -> dict[str, EncodedPhoto]:
-    return {r.key: r for r in read_rows(Archive.open(archive.storage.url))}
+def reread(archive: ArchiveWriter) -> dict[str, EncodedPhoto]:
+    return {r.key: r for r in read_rows(ArchiveWriter.open(archive.storage.url))}
 
 
-def test_a_reference_waits_for_its_holder_and_takes_over_what_it_says(archive: Archive) -> None:
+def test_a_reference_waits_for_its_holder_and_takes_over_what_it_says(archive: ArchiveWriter) -> None:
     wanted = [same("b", "a", b"1"), same("c", "b", b"1"), same("d", "a", b"2")]
     assert archive.refer(wanted) == wanted
     holder = made_of("a", b"1")
@@ -68,7 +67,7 @@ def test_a_reference_waits_for_its_holder_and_takes_over_what_it_says(archive: A
     assert verify(archive).is_clean
 
 
-def test_other_programs_read_shared_streams_as_the_format_says(archive: Archive) -> None:
+def test_other_programs_read_shared_streams_as_the_format_says(archive: ArchiveWriter) -> None:
     archive.commit([made_of("a", b"1"), made_of("b", b"2"), row("f", outcome=Outcome.FAILED)])
     archive.refer([same("c", "b", b"2"), same("d", "a", b"1")])
     (query,) = re.findall(r"```sql\n(.*?)```", FORMAT.read_text(), re.DOTALL)
@@ -77,7 +76,7 @@ def test_other_programs_read_shared_streams_as_the_format_says(archive: Archive)
     assert found == {key: find(archive, key).image for key in "abcdf"}
 
 
-def test_a_reference_that_leads_nowhere_is_damage(archive: Archive) -> None:
+def test_a_reference_that_leads_nowhere_is_damage(archive: ArchiveWriter) -> None:
     archive.commit([made_of("a", b"1"), made_of("b", b"2"), row("f", outcome=Outcome.FAILED)])
     bad = [replace(same(key, holder, b"1")) for key, holder in (("w", "absent"), ("x", "b"), ("y", "f"))]
     archive.put([*bad, replace(same("v", "a", b"1"), image=b"its own")])
@@ -87,12 +86,12 @@ def test_a_reference_that_leads_nowhere_is_damage(archive: Archive) -> None:
         find(archive, "w")
 
 
-def test_a_stream_is_inherited_in_the_commit_that_takes_it_away(archive: Archive) -> None:
+def test_a_stream_is_inherited_in_the_commit_that_takes_it_away(archive: ArchiveWriter) -> None:
     first = made_of("a", b"1")
     archive.commit([first, made_of("m", b"2")])
     assert not archive.refer([same("b", "a", b"1"), same("n", "a", b"1")])
     archive.commit([made_of("x", b"3")])
-    assert not Archive.open(archive.storage.url).refer([same("y", "a", b"1")])
+    assert not ArchiveWriter.open(archive.storage.url).refer([same("y", "a", b"1")])
     archive.put([made_of("a", b"1")])  # another stream of the same bytes serves as well
     assert {key for key, r in reread(archive).items() if r.same_as == "a"} == {"b", "n", "y"}
     old, version = find(archive, "a"), DeltaTable(archive.storage.url).version()
@@ -108,7 +107,7 @@ def test_a_stream_is_inherited_in_the_commit_that_takes_it_away(archive: Archive
     assert verify(archive).is_clean
 
 
-def test_only_what_a_row_tells_of_its_source_changes(archive: Archive) -> None:
+def test_only_what_a_row_tells_of_its_source_changes(archive: ArchiveWriter) -> None:
     archive.commit([made_of("a", b"1"), made_of("b", b"2")])
     before = reread(archive)["a"]
     changes: dict[str, Any] = {"source_uri": "s3://elsewhere/a", "source_etag": "tag", "modified_at": TIME.replace(day=9)}
@@ -121,7 +120,7 @@ def test_only_what_a_row_tells_of_its_source_changes(archive: Archive) -> None:
     assert reread(archive)["a"].image == newer.image
 
 
-def test_who_only_moved_inherits_like_others_when_the_stream_goes_in_the_same_commit(archive: Archive) -> None:
+def test_who_only_moved_inherits_like_others_when_the_stream_goes_in_the_same_commit(archive: ArchiveWriter) -> None:
     archive.commit([made_of("a", b"1"), made_of("m", b"2")])
     assert not archive.refer([same("b", "a", b"1"), same("c", "a", b"1"), same("n", "m", b"2")])
     before, old = reread(archive), {key: find(archive, key).image for key in "abcmn"}
@@ -139,8 +138,8 @@ def test_who_only_moved_inherits_like_others_when_the_stream_goes_in_the_same_co
     assert verify(archive).is_clean
 
 
-def test_rows_that_another_job_was_faster_with_are_referred_to_by_nobody(archive: Archive) -> None:
-    other = Archive.open(archive.storage.url)
+def test_rows_that_another_job_was_faster_with_are_referred_to_by_nobody(archive: ArchiveWriter) -> None:
+    other = ArchiveWriter.open(archive.storage.url)
     # Both found a.jpg and its twin; the other committed a newer version of it first.
     other.commit([made_of("a", b"newer", day=3)])
     assert archive.commit([made_of("a", b"1")]) == 0
@@ -157,7 +156,7 @@ def test_rows_that_another_job_was_faster_with_are_referred_to_by_nobody(archive
 
 def changing_races(url: str) -> None:
     """Two jobs that change the same rows, one that adds, one whose rows share the streams that the others take away."""
-    archive = Archive.open(url)
+    archive = ArchiveWriter.open(url)
     old = {f"{i:02d}": made_of(f"{i:02d}", b"old %d" % i) for i in range(8)}
     archive.commit(list(old.values()))
     seen = {key: version_of(r) for key, r in old.items()}
@@ -167,10 +166,10 @@ def changing_races(url: str) -> None:
     twins = [same(f"2{i}", f"{i:02d}", b"old %d" % i) for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
         jobs = [
-            *(pool.submit(Archive.open(url).commit, [r], seen=seen) for r in new + newest),
-            *(pool.submit(Archive.open(url).commit, [r]) for r in added),
+            *(pool.submit(ArchiveWriter.open(url).commit, [r], seen=seen) for r in new + newest),
+            *(pool.submit(ArchiveWriter.open(url).commit, [r]) for r in added),
         ]
-        waiting = [r for part in (twins[:4], twins[4:]) for r in pool.submit(Archive.open(url).refer, part).result()]
+        waiting = [r for part in (twins[:4], twins[4:]) for r in pool.submit(ArchiveWriter.open(url).refer, part).result()]
         assert sum(job.result() for job in jobs) >= 16
     rows = reread(archive)
     gone = {r.key for r in waiting}
@@ -178,30 +177,30 @@ def changing_races(url: str) -> None:
     # Whoever came last, the version that changed last is there.
     assert all(rows[r.key].source_sha256 == r.source_sha256 for r in [*new[:4], *newest])
     for r in twins:
-        assert r.key in gone or find(Archive.open(url), r.key).source_sha256 == r.source_sha256
+        assert r.key in gone or find(ArchiveWriter.open(url), r.key).source_sha256 == r.source_sha256
     vacuum(archive, retention_hours=0)
-    report = verify(Archive.open(url))
+    report = verify(ArchiveWriter.open(url))
     assert report.is_clean and not report.orphans
 
 
-def test_changes_that_race_keep_the_newest_and_every_stream(archive: Archive) -> None:
+def test_changes_that_race_keep_the_newest_and_every_stream(archive: ArchiveWriter) -> None:
     changing_races(archive.storage.url)
 
 
 @pytest.mark.s3
 def test_changes_that_race_on_s3_keep_the_newest_and_every_stream(s3_url: str) -> None:
-    changing_races(Archive.open_or_create(f"{s3_url}/archive").storage.url)
+    changing_races(ArchiveWriter.open_or_create(f"{s3_url}/archive").storage.url)
 
 
-def test_an_archive_of_an_earlier_version_gets_the_new_columns(archive: Archive) -> None:
+def test_an_archive_of_an_earlier_version_gets_the_new_columns(archive: ArchiveWriter) -> None:
     url = f"{archive.storage.url}/earlier"
     now = schema_with_features()
     earlier = pa.schema([field for field in now if field.name not in ("same_as", "original")], metadata=now.metadata)
     DeltaTable.create(url, schema=Schema.from_arrow(earlier))
-    first, writer = made_of("a", b"1"), Archive.open(url)
+    first, writer = made_of("a", b"1"), ArchiveWriter.open(url)
     writer.commit([first])
-    assert not Archive.open_or_create(url).refer([same("b", "a", b"1")])
+    assert not ArchiveWriter.open_or_create(url).refer([same("b", "a", b"1")])
     writer.commit([made_of("c", b"2")])
     table = DeltaTable(url).to_pyarrow_table(columns=["key", "same_as"]).sort_by("key")
     assert table.to_pydict() == {"key": ["a", "b", "c"], "same_as": [None, "a", None]}
-    assert verify(Archive.open_or_create(url)).is_clean
+    assert verify(ArchiveWriter.open_or_create(url)).is_clean

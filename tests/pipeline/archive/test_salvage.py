@@ -16,8 +16,8 @@ from pipeline.archive.care.optimize import optimize
 from pipeline.archive.care.salvage import salvage
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, SettingError
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
@@ -26,9 +26,9 @@ from tests.pipeline.archive.test_references import made_of, same
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> ArchiveWriter:
     """Rows that were replaced, failed, shared, inherited and merged; the shards they were in are still there."""
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit([made_of("a", b"1"), made_of("b", b"2"), row("f", outcome=Outcome.FAILED)])
     archive.commit([row("g", outcome=Outcome.FAILED), made_of("h", b"3")])
     archive.refer([same("c", "a", b"1"), same("d", "a", b"1"), same("e", "b", b"2")])
@@ -42,11 +42,11 @@ def archive(tmp_path: Path) -> Archive:
 
 def content(url: str) -> dict[str, EncodedPhoto]:
     """Every row, with the stream that it shares; which row it shares that with is the archive's business."""
-    archive = Archive.open(url)
+    archive = ArchiveWriter.open(url)
     return {key: replace(find(archive, key), same_as=None) for key in archive.keys()}  # noqa: SIM118 - no dict
 
 
-def lose_log(archive: Archive) -> Path:
+def lose_log(archive: ArchiveWriter) -> Path:
     folder = Path(archive.storage.url)
     shutil.rmtree(folder / "_delta_log")
     return folder
@@ -56,7 +56,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_the_shards_alone_give_every_photo_back(archive: Archive, tmp_path: Path) -> None:
+def test_the_shards_alone_give_every_photo_back(archive: ArchiveWriter, tmp_path: Path) -> None:
     before = content(archive.storage.url)
     folder, new = lose_log(archive), str(tmp_path / "new")
     files = digests(folder)
@@ -65,14 +65,14 @@ def test_the_shards_alone_give_every_photo_back(archive: Archive, tmp_path: Path
     assert report.num_shards == len(files) > 4
     assert report.num_superseded > 5
     assert content(new) == before
-    assert verify(Archive.open(new)).is_clean
+    assert verify(ArchiveWriter.open(new)).is_clean
     assert digests(folder) == files
     # Again, as after it was interrupted: nothing comes twice.
     assert salvage(Storage(folder), new).num_rows == 10
     assert content(new) == before
 
 
-def test_after_a_vacuum_too(archive: Archive, tmp_path: Path) -> None:
+def test_after_a_vacuum_too(archive: ArchiveWriter, tmp_path: Path) -> None:
     before = content(archive.storage.url)
     assert vacuum(archive, retention_hours=0).paths
     report = salvage(Storage(lose_log(archive)), str(tmp_path / "new"))
@@ -80,10 +80,10 @@ def test_after_a_vacuum_too(archive: Archive, tmp_path: Path) -> None:
     assert content(str(tmp_path / "new")) == before
 
 
-def test_nobody_begins_a_new_log_over_shards(archive: Archive, tmp_path: Path) -> None:
+def test_nobody_begins_a_new_log_over_shards(archive: ArchiveWriter, tmp_path: Path) -> None:
     folder = lose_log(archive)
     with pytest.raises(ArchiveDamagedError, match="photoark salvage"):
-        Archive.open_or_create(str(folder))
+        ArchiveWriter.open_or_create(str(folder))
     assert not (folder / "_delta_log").exists()
     verified = subprocess.run(
         [sys.executable, "-m", "jobs", "verify", str(folder), "--json"], capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ def test_nobody_begins_a_new_log_over_shards(archive: Archive, tmp_path: Path) -
 
 
 def test_a_stream_whose_heir_is_gone_comes_from_the_row_that_was_replaced(tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit([first := made_of("a", b"1")])
     (with_stream,) = archive.shards()
     archive.refer([same("b", "a", b"1"), same("c", "a", b"1")])
@@ -114,13 +114,13 @@ def test_a_stream_whose_heir_is_gone_comes_from_the_row_that_was_replaced(tmp_pa
     rows = content(str(tmp_path / "new"))
     assert [rows[key].image for key in "bc"] == [first.image] * 2
     assert (rows["a"].image != first.image, rows["b"].source_uri) == (True, "/photos/b")
-    assert verify(Archive.open(str(tmp_path / "new"))).is_clean
+    assert verify(ArchiveWriter.open(str(tmp_path / "new"))).is_clean
     (folder / with_stream.path).unlink()
     report = salvage(archive.storage, str(tmp_path / "second"))
     assert (report.num_rows, report.lost, report.is_complete) == (1, ("b", "c"), False)
 
 
-def test_damage_is_named_and_costs_its_own_rows(archive: Archive, tmp_path: Path) -> None:
+def test_damage_is_named_and_costs_its_own_rows(archive: ArchiveWriter, tmp_path: Path) -> None:
     archive.commit([row("m")])
     before = content(archive.storage.url)
     (hurt,) = (shard for shard in archive.shards() if shard.least_key == "m")
@@ -136,24 +136,24 @@ def test_damage_is_named_and_costs_its_own_rows(archive: Archive, tmp_path: Path
     assert content(new) == {key: found for key, found in before.items() if key != "m"}
 
 
-def test_a_log_that_cannot_be_opened_is_no_hindrance(archive: Archive, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_opened_is_no_hindrance(archive: ArchiveWriter, tmp_path: Path) -> None:
     before = content(archive.storage.url)
     Path(archive.storage.url, "_delta_log", f"{0:020d}.json").write_text("{")
     with pytest.raises(ArchiveError):
-        Archive.open(archive.storage.url)
+        ArchiveWriter.open(archive.storage.url)
     assert salvage(archive.storage, str(tmp_path / "new")).is_complete
     assert content(str(tmp_path / "new")) == before
 
 
 @pytest.mark.s3
 def test_on_s3(s3_url: str) -> None:
-    archive = Archive.open_or_create(f"{s3_url}/archive")
+    archive = ArchiveWriter.open_or_create(f"{s3_url}/archive")
     archive.commit([made_of("a", b"1"), row("b")])
     archive.put([row("b")])
     before = content(archive.storage.url)
     for file in list(Storage(f"{s3_url}/archive/_delta_log").list()):
         archive.storage.delete(f"_delta_log/{file.path}")
     with pytest.raises(ArchiveDamagedError, match="photoark salvage"):
-        Archive.open_or_create(archive.storage.url)
+        ArchiveWriter.open_or_create(archive.storage.url)
     assert salvage(archive.storage, f"{s3_url}/new").is_complete
     assert content(f"{s3_url}/new") == before

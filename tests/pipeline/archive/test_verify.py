@@ -17,12 +17,12 @@ from deltalake.transaction import AddAction
 
 from pipeline.archive.care.shard_check import DamageKind
 from pipeline.archive.care.verify import VerifyReport, verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.lookup import find
+from pipeline.archive.reader import find
 from pipeline.archive.schema import parquet_options
 from pipeline.archive.shard_reader import read_shard
 from pipeline.archive.shard_writer import render_shard, write_shard
 from pipeline.archive.versions import Comparer
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.entropy.container import Header, pack
 from pipeline.errors import ArchiveDamagedError, CorruptStreamError, UnknownModelError
@@ -33,21 +33,21 @@ SPOILT = frozenset(f"{i:02d}.jpg" for i in range(6))
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> ArchiveWriter:
     """Two shards: one of two row groups with the keys `SPOILT`, one that no test touches."""
-    made = Archive.open_or_create(str(tmp_path / "archive"))
+    made = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     made.commit([row(key, size=1_200_000) for key in sorted(SPOILT)])
     made.commit([row("sound.jpg")])
     return made
 
 
-def spoilt(archive: Archive) -> Path:
+def spoilt(archive: ArchiveWriter) -> Path:
     (shard,) = (s for s in archive.shards() if s.least_key in SPOILT)
     return folder(archive) / shard.path
 
 
-def verified(archive: Archive) -> VerifyReport:
-    return verify(Archive.open(archive.storage.url))
+def verified(archive: ArchiveWriter) -> VerifyReport:
+    return verify(ArchiveWriter.open(archive.storage.url))
 
 
 def hurt(report: VerifyReport) -> set[str]:
@@ -82,7 +82,7 @@ def regions(path: Path) -> dict[str, int]:
     return found
 
 
-def test_a_flipped_bit_in_any_part_of_a_shard_names_the_photos_it_hurts(archive: Archive) -> None:
+def test_a_flipped_bit_in_any_part_of_a_shard_names_the_photos_it_hurts(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     parts = regions(path)
     assert len(parts) > 100
@@ -112,7 +112,7 @@ def test_a_flipped_bit_in_any_part_of_a_shard_names_the_photos_it_hurts(archive:
 
 
 def test_any_one_byte_of_a_small_shard(tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit([row("a.jpg", size=40), row("b.jpg", size=40)])
     (shard,) = archive.shards()
     path = folder(archive) / shard.path
@@ -126,7 +126,7 @@ def test_any_one_byte_of_a_small_shard(tmp_path: Path) -> None:
         path.write_bytes(data)
 
 
-def test_a_truncated_or_empty_shard_is_told_with_the_keys_of_the_log(archive: Archive) -> None:
+def test_a_truncated_or_empty_shard_is_told_with_the_keys_of_the_log(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     for size in (path.stat().st_size - 1, 1000, 0):
         os.truncate(path, size)
@@ -134,19 +134,19 @@ def test_a_truncated_or_empty_shard_is_told_with_the_keys_of_the_log(archive: Ar
         assert (damage.kind, damage.keys, damage.all_keys_known) == (DamageKind.BYTES, ("00.jpg", "05.jpg"), False)
 
 
-def test_a_missing_shard_is_told_with_the_keys_of_the_log(archive: Archive) -> None:
+def test_a_missing_shard_is_told_with_the_keys_of_the_log(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     path.unlink()
     (damage,) = verified(archive).damages
     assert (damage.kind, damage.shard, damage.keys) == (DamageKind.MISSING, path.name, ("00.jpg", "05.jpg"))
     assert "6 rows" in damage.what
     with pytest.raises(ArchiveDamagedError, match="cannot be read"):
-        Archive.open(archive.storage.url).keys()
+        ArchiveWriter.open(archive.storage.url).keys()
 
 
 @pytest.mark.s3
 def test_flips_and_holes_are_found_on_s3(s3_url: str) -> None:
-    archive = Archive.open_or_create(f"{s3_url}/archive")
+    archive = ArchiveWriter.open_or_create(f"{s3_url}/archive")
     archive.commit([row("a"), row("b")])
     archive.commit([row("c")])
     first, second = sorted(archive.shards(), key=lambda s: s.least_key)
@@ -163,7 +163,7 @@ def test_flips_and_holes_are_found_on_s3(s3_url: str) -> None:
     assert [(orphan.path, orphan.size_bytes) for orphan in report.orphans] == [("photos-orphan.parquet", 6)]
 
 
-def test_orphans_are_listed_and_are_no_damage(archive: Archive) -> None:
+def test_orphans_are_listed_and_are_no_damage(archive: ArchiveWriter) -> None:
     orphan = write_shard(archive.storage, [row("never committed")])
     (folder(archive) / "deep").mkdir()
     (folder(archive) / "deep" / "note.txt").write_text("four")
@@ -172,7 +172,7 @@ def test_orphans_are_listed_and_are_no_damage(archive: Archive) -> None:
     assert {o.path: o.size_bytes for o in report.orphans} == {orphan.path: orphan.size_bytes, "deep/note.txt": 4}
 
 
-def test_a_key_that_is_there_twice_is_named_with_both_shards(archive: Archive) -> None:
+def test_a_key_that_is_there_twice_is_named_with_both_shards(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     twin = write_shard(archive.storage, [row("03.jpg")])
     assert archive.log.swap([], [twin])
@@ -190,7 +190,7 @@ def test_a_key_that_is_there_twice_is_named_with_both_shards(archive: Archive) -
         (None, "-1 rows", set()),
     ],
 )
-def test_statistics_that_lie_are_told(archive: Archive, lie: dict[str, object] | None, what: str, keys: set[str]) -> None:
+def test_statistics_that_lie_are_told(archive: ArchiveWriter, lie: dict[str, object] | None, what: str, keys: set[str]) -> None:
     (shard,) = (s for s in archive.shards() if s.least_key in SPOILT)
     told = {"numRecords": 6, "minValues": {"key": "00.jpg"}, "maxValues": {"key": "05.jpg"}, "nullCount": {"key": 0}}
     action = AddAction(
@@ -210,7 +210,7 @@ def test_statistics_that_lie_are_told(archive: Archive, lie: dict[str, object] |
     assert hurt(report) == keys
 
 
-def test_a_legacy_name_proves_nothing_and_a_shard_of_another_writer_is_read(archive: Archive) -> None:
+def test_a_legacy_name_proves_nothing_and_a_shard_of_another_writer_is_read(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     table = pq.read_table(path)
     other = folder(archive) / f"photos-{'0' * 32}.parquet"
@@ -222,7 +222,7 @@ def test_a_legacy_name_proves_nothing_and_a_shard_of_another_writer_is_read(arch
     assert {d.shard for d in report.damages} == {written}
 
 
-def test_a_date_that_no_calendar_has_is_damage(archive: Archive) -> None:
+def test_a_date_that_no_calendar_has_is_damage(archive: ArchiveWriter) -> None:
     path = spoilt(archive)
     table = pq.read_table(path)
     dates = pa.array([2**62] * table.num_rows, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
@@ -234,14 +234,14 @@ def test_a_date_that_no_calendar_has_is_damage(archive: Archive) -> None:
     assert hurt(verified(archive)) == SPOILT
 
 
-def replace_in_log(archive: Archive, old: str, new: Path) -> str:
+def replace_in_log(archive: ArchiveWriter, old: str, new: Path) -> str:
     """Let the file `new` stand in the log for the shard `old`."""
     made, _ = render_shard(read_shard(archive.storage, old))
     archive.log.swap([old], [replace(made, path=new.name, size_bytes=new.stat().st_size)])
     return new.name
 
 
-def test_rows_that_contradict_themselves_are_named(archive: Archive) -> None:
+def test_rows_that_contradict_themselves_are_named(archive: ArchiveWriter) -> None:
     archive.commit(
         [
             replace(row("kept"), outcome=Outcome.KEPT, source_sha256="0" * 64),
@@ -270,7 +270,7 @@ def test_headers_of_streams_are_held_against_their_rows(photo_files: dict[str, b
         check_container(replace(row("w"), image=photo_files["sunset.png"]))
 
 
-def test_a_share_of_the_streams_is_decoded(archive: Archive) -> None:
+def test_a_share_of_the_streams_is_decoded(archive: ArchiveWriter) -> None:
     archive.commit([row(f"many/{i:03d}", size=10) for i in range(400)])
     decoded: list[str] = []
     report = verify(archive, lambda r: decoded.append(r.key), share=0.25)
@@ -280,7 +280,7 @@ def test_a_share_of_the_streams_is_decoded(archive: Archive) -> None:
     assert verify(archive, lambda _: None).num_decoded == 407
 
 
-def test_a_source_is_compared_by_size_and_time_or_by_checksum(archive: Archive) -> None:
+def test_a_source_is_compared_by_size_and_time_or_by_checksum(archive: ArchiveWriter) -> None:
     at = datetime(2024, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
     def encoded(key: str) -> EncodedPhoto:
@@ -310,7 +310,7 @@ def test_a_source_is_compared_by_size_and_time_or_by_checksum(archive: Archive) 
     assert [change.key for change in comparer.result().changed] == ["s/longer", "s/rewritten"]
 
 
-def test_photos_whose_rows_cannot_be_read_are_missing(archive: Archive) -> None:
+def test_photos_whose_rows_cannot_be_read_are_missing(archive: ArchiveWriter) -> None:
     spoilt(archive).unlink()
     comparer = Comparer([Photo(key=key, uri="", size_bytes=1000) for key in (*SPOILT, "sound.jpg")])
     verify(archive, on_row=comparer.see)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
 from pipeline.archive.references import reference
 from pipeline.archive.summary import summarise
 from pipeline.archive.versions import version_of
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import CodecAt
 from pipeline.decode.job import DecodeJob
@@ -45,7 +45,7 @@ def job(tmp_path: Path) -> EncodeJob:
 
 
 def is_sound(job: EncodeJob) -> bool:
-    return verify(Archive.open(job.archive), decode_row, check=check_container).is_clean
+    return verify(ArchiveWriter.open(job.archive), decode_row, check=check_container).is_clean
 
 
 def set_time(path: Path, time_s: float) -> None:
@@ -123,10 +123,10 @@ def test_a_row_tells_of_the_bytes_that_were_read(job: EncodeJob) -> None:
     set_time(source / "8.jpg", 1_800_000_000.5)
     worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
     rows, _ = split_work(worker(read_block(photos_to_table(listed[-2:]))))
-    assert Archive.open(job.archive).commit(encoded_from_table(rows)) == 2
+    assert ArchiveWriter.open(job.archive).commit(encoded_from_table(rows)) == 2
     assert rows_of(job)["8.jpg"].source_sha256 == tree(source)["8.jpg"]
-    assert find_work(list_photos(job.source), Archive.open(job.archive)).num_unchanged == 10
-    assert set(find_work(listed, Archive.open(job.archive)).seen) == {"8.jpg"}
+    assert find_work(list_photos(job.source), ArchiveWriter.open(job.archive)).num_unchanged == 10
+    assert set(find_work(listed, ArchiveWriter.open(job.archive)).seen) == {"8.jpg"}
 
 
 def test_a_job_that_read_an_earlier_version_does_not_win(job: EncodeJob, tmp_path: Path) -> None:
@@ -138,14 +138,14 @@ def test_a_job_that_read_an_earlier_version_does_not_win(job: EncodeJob, tmp_pat
     other = archived_rows(job.source, tmp_path / "other")  # of another job, which reads the same version
     newer: list[EncodedPhoto] = []
 
-    archive = Archive.open(job.archive)
+    archive = ArchiveWriter.open(job.archive)
     work = find_work(list_photos(job.source), archive)
 
     def commit(rows: list[EncodedPhoto]) -> None:
         if not newer:
             (source / "new.jpg").write_bytes(photo(41))
             newer.append(archived_rows(job.source, tmp_path / "newer")["new.jpg"])
-            assert Archive.open(job.archive).commit([newer[0], other["same.jpg"]]) == 2
+            assert ArchiveWriter.open(job.archive).commit([newer[0], other["same.jpg"]]) == 2
         archive.commit(rows, seen=work.seen)
 
     summary = process(replace(job, block_photos=16), work, commit)
@@ -160,7 +160,7 @@ def archived_rows(source: str, archive: Path) -> dict[str, EncodedPhoto]:
 
 
 def test_of_two_that_change_a_row_the_newer_version_stays(job: EncodeJob) -> None:
-    archive, first = Archive.open(job.archive), rows_of(job)["0.jpg"]
+    archive, first = ArchiveWriter.open(job.archive), rows_of(job)["0.jpg"]
     assert first.modified_at is not None
     seen = {"0.jpg": version_of(first)}
     older, newer = (
@@ -170,7 +170,7 @@ def test_of_two_that_change_a_row_the_newer_version_stays(job: EncodeJob) -> Non
     # What a job found when it began may go back in time, as a source can: a photo that came back from a copy.
     assert archive.commit([older], seen=seen) == 1
     assert archive.commit([newer], seen=seen) == 1
-    assert Archive.open(job.archive).commit([replace(older, modified_at=first.modified_at)], seen=seen) == 0
+    assert ArchiveWriter.open(job.archive).commit([replace(older, modified_at=first.modified_at)], seen=seen) == 0
     assert archive.commit([replace(newer, image=b"another stream of the same bytes")], seen=seen) == 0
     assert rows_of(job)["0.jpg"] == newer
 
@@ -214,7 +214,10 @@ def test_the_same_bytes_share_a_stream_which_passes_on(doubled: EncodeJob, tmp_p
     restored = decode(DecodeJob(archive=doubled.archive, destination=str(tmp_path / "restored")))
     assert (restored.num_restored, restored.num_failed) == (4, 2)
     assert {key: (tmp_path / "restored" / key).read_bytes() for key in DOUBLES} == files
-    totals, streams = summarise(Archive.open(doubled.archive)), [row.image for row in rows_of(doubled).values() if row.image]
+    totals, streams = (
+        summarise(ArchiveWriter.open(doubled.archive)),
+        [row.image for row in rows_of(doubled).values() if row.image],
+    )
     assert (totals.num_photos, len(streams), totals.stream_bytes) == (6, 2, sum(map(len, streams)))
 
     # The holder changes: another inherits the stream.
@@ -235,7 +238,7 @@ def test_the_same_bytes_share_a_stream_which_passes_on(doubled: EncodeJob, tmp_p
 def shared(job: EncodeJob) -> str:
     """What `encode` makes of the doubles, without starting anything; returns the holder's key."""
     archived(job.source, job.archive, shard_photos=1)
-    archive = Archive.open(job.archive)
+    archive = ArchiveWriter.open(job.archive)
     rows = rows_of(job)
     first = rows[DOUBLES[0]]
     archive.put([reference(rows[key], first) for key in DOUBLES[1:]])
@@ -246,7 +249,7 @@ def shared(job: EncodeJob) -> str:
 def test_a_stream_that_is_lost_is_told_by_all_who_share_it_and_comes_back(doubled: EncodeJob) -> None:
     holder = shared(doubled)
     flip_image(doubled, holder)
-    report = verify(Archive.open(doubled.archive))
+    report = verify(ArchiveWriter.open(doubled.archive))
     assert {key for damage in report.damages for key in damage.keys} == set(DOUBLES)
     restored = decode(
         DecodeJob(
@@ -288,4 +291,4 @@ def test_on_s3_tags_decide(s3_url: str) -> None:
     assert {key for key in KEYS if after[key] != before[key]} == {"1.jpg", "2.jpg"}
     assert after["2.jpg"].same_as == "3.jpg"
     assert is_sound(job)
-    assert find_work(list_photos(source.url), Archive.open(job.archive)).num_unchanged == 8
+    assert find_work(list_photos(source.url), ArchiveWriter.open(job.archive)).num_unchanged == 8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive.commit import Archive
 from pipeline.archive.schema import SHARD_BYTES
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.encode.changes import Work
 from pipeline.encode.committer import Commit, Committer, Refer
 from pipeline.encode.history import History
@@ -41,7 +41,7 @@ def wait_until(happened: Callable[[], bool], within_s: float = 20.0) -> float:
 
 
 def in_time(url: str) -> None:
-    archive, reader, interval_s = Archive.open_or_create(url), Archive.open(url), 1.0
+    archive, reader, interval_s = ArchiveWriter.open_or_create(url), ArchiveWriter.open(url), 1.0
 
     def committed() -> frozenset[str]:
         reader.log.refresh()
@@ -153,7 +153,7 @@ def test_an_error_of_a_commit_reaches_the_caller_as_it_came(interval_s: float) -
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, StorageError])
 def test_what_is_finished_stays_whatever_ends_the_loop(end: type[BaseException], tmp_path: Path) -> None:
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
 
     def loop() -> None:
         with committer(archive.commit) as gathering:
@@ -163,7 +163,7 @@ def test_what_is_finished_stays_whatever_ends_the_loop(end: type[BaseException],
 
     with pytest.raises(end):
         loop()
-    assert Archive.open(archive.storage.url).keys() == {"a", "b"}
+    assert ArchiveWriter.open(archive.storage.url).keys() == {"a", "b"}
     assert not any(thread.name == "commit" for thread in threading.enumerate())
 
 

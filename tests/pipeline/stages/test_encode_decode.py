@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import Archive, read_rows
 from pipeline.codecs.registry import CodecOptions
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.run import decode

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import read_rows
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt, parse_ladder
 from pipeline.codecs.registry import CodecOptions, get_codec
 from pipeline.decode.job import DecodeJob
@@ -75,7 +75,7 @@ def encoded(source: Path, archive: Path, ladder: str, gate: str) -> dict[str, En
     job = EncodeJob(source=str(source), archive=str(archive), ladder=parse_ladder(ladder), gate=parse_gate(gate))
     summary = encode(job)
     assert summary.num_failed == 0
-    return {row.key: row for row in read_rows(Archive.open(str(archive)))}
+    return {row.key: row for row in read_rows(ArchiveWriter.open(str(archive)))}
 
 
 def test_each_photo_takes_the_first_rung_that_passes(source: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_without_a_gate_nothing_is_measured_and_the_first_rung_serves(source: Pa
     job = EncodeJob(source=str(source), archive=str(tmp_path / "archive"), codec="webp", options=CodecOptions(quality=1))
     assert job.rungs == (CodecAt("webp", 1),)
     encode(job)
-    rows = list(read_rows(Archive.open(str(tmp_path / "archive"))))
+    rows = list(read_rows(ArchiveWriter.open(str(tmp_path / "archive"))))
     assert {(row.psnr, row.ms_ssim) for row in rows} == {(None, None)}
     served = {row.key: (row.codec, row.reason) for row in rows}
     text = (source / "text.png").stat().st_size  # drawn, so that no stream is smaller
@@ -153,7 +153,7 @@ def test_any_metric_may_be_asked_for_and_originals_stand_beside_streams(source: 
         keep_original=KeepOriginal.ALWAYS,
     )
     assert encode(job).num_failed == 0
-    archive = Archive.open(job.archive)
+    archive = ArchiveWriter.open(job.archive)
     rows = {row.key: row for row in read_rows(archive)}
     brushes = rows["brushes.png"]
     assert (brushes.codec, brushes.original) == ("webp", (source / "brushes.png").read_bytes())
@@ -202,10 +202,10 @@ def test_where_bytes_are_never_kept_what_passes_no_rung_fails_with_every_reason(
         keep_original=KeepOriginal.NEVER,
     )
     assert encode(job).num_failed == 4
-    rows = list(read_rows(Archive.open(job.archive)))
+    rows = list(read_rows(ArchiveWriter.open(job.archive)))
     assert all(row.outcome is Outcome.FAILED and row.image is None and row.original is None for row in rows)
     assert all((row.reason or "").count("MS-SSIM") == 2 and "--keep-original" in (row.reason or "") for row in rows)
-    assert verify(Archive.open(job.archive)).is_clean
+    assert verify(ArchiveWriter.open(job.archive)).is_clean
     assert retry(replace(job, gate=NO_GATE)).num_encoded == 4
     with pytest.raises(SettingError, match="original"):
         replace(job, ladder=parse_ladder("webp:1,original"))

@@ -18,7 +18,7 @@ import pytest
 from jobs.bench.simulated_codec import NAME, SimulatedCodecs
 from jobs.bench.store import photo
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.run import decode
@@ -48,9 +48,9 @@ def kept(key: str, data: bytes, at: datetime = AN_HOUR_AGO) -> EncodedPhoto:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
+def archive(tmp_path: Path) -> ArchiveWriter:
     """Thirty photos in three shards."""
-    opened = Archive.open_or_create(str(tmp_path / "archive"))
+    opened = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     for i in range(3):
         opened.commit([kept(f"{i}/{j}.jpg", bytes([i, j]) * 300) for j in range(10)])
     return opened
@@ -65,14 +65,14 @@ def test_encode_stops_with_what_is_finished_and_goes_on(tmp_path: Path) -> None:
     seen: list[int] = []
     first = encode(job, lambda progress: seen.append(progress.num_done), should_stop=lambda: bool(seen))
     assert first.stopped
-    committed = Archive.open(job.archive).keys()
+    committed = ArchiveWriter.open(job.archive).keys()
     assert 0 < len(committed) == first.num_new < 40
     second = encode(job)
     assert (second.stopped, second.num_skipped, second.num_new) == (False, len(committed), 40 - len(committed))
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_decode_stops_and_goes_on_with_what_is_missing(archive: Archive, tmp_path: Path) -> None:
+def test_decode_stops_and_goes_on_with_what_is_missing(archive: ArchiveWriter, tmp_path: Path) -> None:
     job = DecodeJob(archive=archive.storage.url, destination=str(tmp_path / "files"), batch_photos=2, resume=True)
     seen: list[int] = []
     first = decode(job, lambda progress: seen.append(progress.num_done), should_stop=lambda: bool(seen))
@@ -107,10 +107,11 @@ def test_decode_stops_and_goes_on_with_what_is_missing(archive: Archive, tmp_pat
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_session")
-def test_on_a_store_what_is_younger_than_its_row_is_there(archive: Archive, s3_url: str) -> None:
+def test_on_a_store_what_is_younger_than_its_row_is_there(archive: ArchiveWriter, s3_url: str) -> None:
     job = DecodeJob(
         archive=archive.storage.url, destination=f"{s3_url}/files", patterns=KeyPatterns(include=("0/*",)), resume=True
     )
+
     assert decode(job).num_restored == 10
     archive.put([kept("0/5.jpg", b"new", datetime.now(UTC) + timedelta(minutes=1))])
     with pytest.raises(SettingError, match=r"0/5\.jpg is in"):
@@ -126,15 +127,15 @@ def test_a_repair_stops_and_goes_on_with_what_is_damaged(tmp_path: Path) -> None
     for key in KEYS[::2]:
         (tmp_path / "archive" / shard_of(job, key).path).unlink()
     seen: list[int] = []
-    report = verify(Archive.open(job.archive))
+    report = verify(ArchiveWriter.open(job.archive))
     first = repair(job, report, lambda progress: seen.append(progress.num_done), should_stop=lambda: bool(seen))
     assert first.stopped
     assert 0 < first.num_encoded < len(KEYS)
-    left = verify(Archive.open(job.archive))
+    left = verify(ArchiveWriter.open(job.archive))
     assert len(left.damages) == 4 - first.num_shards
     second = repair(job, left)
     assert (second.stopped, first.num_encoded + second.num_encoded) == (False, len(KEYS))
-    assert verify(Archive.open(job.archive)).is_clean
+    assert verify(ArchiveWriter.open(job.archive)).is_clean
 
 
 @pytest.fixture

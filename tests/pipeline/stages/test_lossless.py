@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import read_rows
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import parse_ladder
 from pipeline.codecs.registry import CodecOptions
@@ -90,7 +90,7 @@ def worked(source: Path, folder: Path, **options: Any) -> str:
     """An archive of what one worker makes of `source`, without Ray."""
     job = EncodeJob(source=str(source), archive=str(folder / "archive"), **options)
     table = EncodeWorker(job.settings())(read_block(photos_to_table(list_photos(job.source))))
-    Archive.open_or_create(job.archive).commit(encoded_from_table(split_work(table)[0]))
+    ArchiveWriter.open_or_create(job.archive).commit(encoded_from_table(split_work(table)[0]))
     return job.archive
 
 
@@ -106,7 +106,7 @@ def pixels_of(data: bytes) -> np.ndarray:
 
 
 def rows_of(archive: str) -> dict[str, EncodedPhoto]:
-    return {row.key: row for row in read_rows(Archive.open(archive))}
+    return {row.key: row for row in read_rows(ArchiveWriter.open(archive))}
 
 
 def test_jpeg_files_come_back_bit_for_bit_from_smaller_streams(archive: str, source: Path) -> None:
@@ -163,7 +163,7 @@ def test_verify_makes_the_files_again_and_sees_what_is_not_the_source(archive: s
         file_of(row, None)
 
     row = rows_of(archive)["plain.jpg"]
-    assert verify(Archive.open(archive), check=check_container).is_clean
+    assert verify(ArchiveWriter.open(archive), check=check_container).is_clean
     assert is_transcoded(row)
     with pytest.raises(ArchiveDamagedError, match="SHA-256"):
         file_of(replace(row, source_sha256="0" * 64), None)
@@ -172,8 +172,8 @@ def test_verify_makes_the_files_again_and_sees_what_is_not_the_source(archive: s
     with pytest.raises(CorruptStreamError, match="width"):
         check_container(replace(row, width=123))
     wrong = str(tmp_path / "wrong")
-    Archive.open_or_create(wrong).commit([replace(row, source_sha256="0" * 64)])
-    assert [damage.keys for damage in verify(Archive.open(wrong), check).damages] == [("plain.jpg",)]
+    ArchiveWriter.open_or_create(wrong).commit([replace(row, source_sha256="0" * 64)])
+    assert [damage.keys for damage in verify(ArchiveWriter.open(wrong), check).damages] == [("plain.jpg",)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.points import CodecAt
 from pipeline.decode.restore import decode_row, restore
@@ -70,7 +70,7 @@ def test_what_is_no_photo_is_kept_as_its_bytes(codec: str, folder: Path, tmp_pat
     }  # fmt: skip
     for key in NO_PHOTOS:
         assert (rows[key].reason or "").startswith("not a photo: "), rows[key].reason
-    archive = Archive.open_or_create(str(tmp_path / "archive"))
+    archive = ArchiveWriter.open_or_create(str(tmp_path / "archive"))
     archive.commit(list(rows.values()))
     assert verify(archive, decode_row, check=check_container).is_clean
     for key, data in NO_PHOTOS.items():

@@ -9,7 +9,7 @@ from ray.data._internal.stats import _StatsManager
 
 from jobs.bench.simulated_codec import NAME, SimulatedCodecs
 from jobs.bench.store import photo
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
 from pipeline.codecs.points import CodecAt
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import encode

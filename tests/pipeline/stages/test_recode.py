@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
 from pipeline.archive.references import reference
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt, parse_ladder
 from pipeline.codecs.registry import CodecOptions
 from pipeline.decode.restore import decode_row, restore
@@ -56,7 +56,7 @@ def test_rows_of_another_recipe_are_counted_and_encoded_again_on_request(job: En
     after = rows_of(job)
     assert {key for key, row in after.items() if row.recipe == "avif:60"} == set(KEYS) - {"0.jpg", "2.jpg"}
     assert (after["0.jpg"], after["2.jpg"]) == (before["0.jpg"], before["2.jpg"])
-    assert verify(Archive.open(job.archive), decode_row).is_clean
+    assert verify(ArchiveWriter.open(job.archive), decode_row).is_clean
     assert all(len(keys) == len(set(keys)) == 8 for keys in versions(job.archive)[4:])
     # What failed is tried again, and nothing else.
     assert (again := encode(replace(job, recode=True))).num_recoded == again.num_failed == 1
@@ -73,7 +73,7 @@ def test_a_recode_that_was_stopped_goes_on(job: EncodeJob) -> None:
 
 
 def test_rows_without_a_recipe_are_compared_by_codec(job: EncodeJob) -> None:
-    Archive.open(job.archive).put([replace(row, recipe=None) for row in rows_of(job).values()])
+    ArchiveWriter.open(job.archive).put([replace(row, recipe=None) for row in rows_of(job).values()])
     same = replace(job, codec="webp", options=CodecOptions(quality=30), recode=True)
     assert (found := encode(same)).num_unknown_recipe == found.num_skipped == 8
     assert (found.num_other_recipe, found.num_recoded) == (0, 0)
@@ -81,7 +81,7 @@ def test_rows_without_a_recipe_are_compared_by_codec(job: EncodeJob) -> None:
 
 
 def test_a_stream_that_is_shared_is_recoded_once_and_goes_on_being_shared(job: EncodeJob) -> None:
-    archive, rows = Archive.open(job.archive), rows_of(job)
+    archive, rows = ArchiveWriter.open(job.archive), rows_of(job)
     for key in ("7.jpg", "x.jpg"):
         Storage(job.source).write(key, photo(0))
     twins = rows_of(archived(job.source, f"{job.archive}-2", shard_photos=9))
@@ -104,13 +104,13 @@ def test_a_holder_that_is_repaired_by_another_codec_is_still_shared(job: EncodeJ
     rows = rows_of(job)
     Storage(job.source).write("7.jpg", photo(0))
     twin = rows_of(archived(job.source, f"{job.archive}-2", shard_photos=9))["7.jpg"]
-    Archive.open(job.archive).put([reference(twin, rows["0.jpg"])])
+    ArchiveWriter.open(job.archive).put([reference(twin, rows["0.jpg"])])
 
     def damaged(row: object) -> None:
         if getattr(row, "key", None) == "0.jpg":
             raise StreamError("its symbols do not match")
 
-    mended(job, verify(Archive.open(job.archive), damaged))
+    mended(job, verify(ArchiveWriter.open(job.archive), damaged))
     assert rows_of(job)["7.jpg"].codec == "avif"
     assert restore(job.archive, "7.jpg").data == restore(job.archive, "0.jpg").data
 

@@ -13,11 +13,10 @@ from deltalake.transaction import AddAction
 from PIL import Image
 
 from pipeline.archive.care.verify import VerifyReport, verify
-from pipeline.archive.commit import Archive
 from pipeline.archive.log import ShardInfo
-from pipeline.archive.lookup import find
-from pipeline.archive.shard_reader import read_rows
+from pipeline.archive.reader import find, read_rows
 from pipeline.archive.shard_writer import write_shard
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt
 from pipeline.decode.restore import restore
 from pipeline.encode.job import EncodeJob
@@ -53,7 +52,7 @@ def archived(source: str, archive: str, *, shard_photos: int) -> EncodeJob:
     worker = EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
     rows = encoded_from_table(split_work(worker(read_block(photos_to_table(list_photos(source)))))[0])
     for i in range(0, len(rows), shard_photos):
-        Archive.open_or_create(archive).commit(rows[i : i + shard_photos])
+        ArchiveWriter.open_or_create(archive).commit(rows[i : i + shard_photos])
     return EncodeJob(source=source, archive=archive, codec="webp", block_photos=2, commit_interval_s=1e-9)
 
 
@@ -70,13 +69,13 @@ def job(tmp_path: Path) -> EncodeJob:
 
 
 def rows_of(job: EncodeJob) -> dict[str, EncodedPhoto]:
-    rows = list(read_rows(Archive.open(job.archive)))
+    rows = list(read_rows(ArchiveWriter.open(job.archive)))
     assert len({r.key for r in rows}) == len(rows)
     return {r.key: r for r in rows}
 
 
 def shard_of(job: EncodeJob, key: str) -> ShardInfo:
-    (shard,) = (s for s in Archive.open(job.archive).shards() if s.least_key <= key <= s.greatest_key)
+    (shard,) = (s for s in ArchiveWriter.open(job.archive).shards() if s.least_key <= key <= s.greatest_key)
     return shard
 
 
@@ -89,15 +88,15 @@ def flip(job: EncodeJob, path: str, offset: int) -> None:
 
 def flip_image(job: EncodeJob, key: str) -> None:
     """One bit of the bitstream of `key`."""
-    shard, image = shard_of(job, key), find(Archive.open(job.archive), key).image
+    shard, image = shard_of(job, key), find(ArchiveWriter.open(job.archive), key).image
     assert image
     flip(job, shard.path, Storage(job.archive).read(shard.path).find(image) + len(image) // 2)
 
 
 def mended(job: EncodeJob, report: VerifyReport | None = None) -> RepairSummary:
     """What a repair came to; afterwards nothing is damaged."""
-    summary = repair(job, report or verify(Archive.open(job.archive)))
-    assert verify(Archive.open(job.archive)).damages == ()
+    summary = repair(job, report or verify(ArchiveWriter.open(job.archive)))
+    assert verify(ArchiveWriter.open(job.archive)).damages == ()
     return summary
 
 
@@ -125,7 +124,7 @@ def test_what_failed_is_encoded_again_and_the_rest_stays(tmp_path: Path) -> None
     assert ("not an image" in (before["other.jpg"].reason or ""), "empty" in (after["other.jpg"].reason or "")) == (True, True)
     assert Image.open(io.BytesIO(restore(archive, "b.jpg").data)).size == (40, 30)
     assert all(keys == sorted(before) for keys in versions(archive)[2:])
-    assert verify(Archive.open(archive)).is_clean
+    assert verify(ArchiveWriter.open(archive)).is_clean
     assert tree(source) == files
 
 
@@ -145,7 +144,7 @@ def test_missing_and_damaged_shards_come_back_and_sound_ones_stay(job: EncodeJob
     # Written again, the rows of the shard with the damaged footer are the very file: they were sound.
     assert [key for key in KEYS if after[key] == before[key]] == ["4.jpg", "5.jpg", "6.jpg", "7.jpg"]
     assert shard_of(job, "4.jpg").path == footer.path
-    assert all(find(Archive.open(job.archive), key) == after[key] for key in KEYS)
+    assert all(find(ArchiveWriter.open(job.archive), key) == after[key] for key in KEYS)
     assert encode(job).num_skipped == 8
     assert tree(Path(job.source)) == files
 
@@ -164,7 +163,7 @@ def test_what_the_source_no_longer_has_is_told_and_leaves_a_row(job: EncodeJob) 
         if encoded.key in ("6.jpg", "7.jpg"):
             raise CorruptStreamError("the symbols do not match")
 
-    summary = mended(job, verify(Archive.open(job.archive), decode))
+    summary = mended(job, verify(ArchiveWriter.open(job.archive), decode))
     assert (summary.failed, summary.lost, summary.doubtful) == (["2.jpg"], ["3.jpg", "5.jpg"], ["6.jpg"])
     assert (summary.num_shards, summary.num_encoded, summary.is_complete) == (3, 2, False)
     after = rows_of(job)
@@ -173,12 +172,12 @@ def test_what_the_source_no_longer_has_is_told_and_leaves_a_row(job: EncodeJob) 
     assert after["7.jpg"].encoded_at != before["7.jpg"].encoded_at
     assert "not an image" in (after["2.jpg"].reason or "")
     assert (after["3.jpg"].reason or "").startswith("lost: shard photos-")
-    assert bad.path not in {s.path for s in Archive.open(job.archive).shards()}
+    assert bad.path not in {s.path for s in ArchiveWriter.open(job.archive).shards()}
 
 
 def test_one_row_group_is_lost_and_the_others_stay_byte_for_byte(tmp_path: Path) -> None:
     source, url = Storage(tmp_path / "photos"), str(tmp_path / "archive")
-    archive = Archive.open_or_create(url)
+    archive = ArchiveWriter.open_or_create(url)
     archive.commit([row(key, size=1_200_000) for key in KEYS[:6]])
     for i in range(3):
         source.write(KEYS[i], photo(i))
@@ -193,7 +192,7 @@ def test_one_row_group_is_lost_and_the_others_stay_byte_for_byte(tmp_path: Path)
 
 
 def test_rows_of_a_missing_shard_that_nobody_names_are_counted(job: EncodeJob) -> None:
-    archive = Archive.open(job.archive)
+    archive = ArchiveWriter.open(job.archive)
     rows = rows_of(job)
     archive.put(list(rows.values()), drop=[s.path for s in archive.shards()])
     (shard,) = archive.shards()
@@ -208,7 +207,7 @@ def test_rows_of_a_missing_shard_that_nobody_names_are_counted(job: EncodeJob) -
 
 def test_statistics_and_repeated_keys_are_set_right_without_encoding(job: EncodeJob) -> None:
     before = rows_of(job)
-    published = {(s.path, s.num_rows, s.least_key, s.greatest_key) for s in Archive.open(job.archive).shards()}
+    published = {(s.path, s.num_rows, s.least_key, s.greatest_key) for s in ArchiveWriter.open(job.archive).shards()}
     shard = shard_of(job, "2.jpg")
     lie = json.dumps({"numRecords": 9, "minValues": {"key": "3.jpg"}, "maxValues": {"key": "9.jpg"}})
     action = AddAction(
@@ -219,19 +218,19 @@ def test_statistics_and_repeated_keys_are_set_right_without_encoding(job: Encode
     summary = mended(job)
     assert (summary.num_shards, summary.num_encoded, summary.num_rows_kept) == (1, 0, 2)
     # Built again from the shards, they are what was published.
-    assert {(s.path, s.num_rows, s.least_key, s.greatest_key) for s in Archive.open(job.archive).shards()} == published
-    archive = Archive.open(job.archive)
+    assert {(s.path, s.num_rows, s.least_key, s.greatest_key) for s in ArchiveWriter.open(job.archive).shards()} == published
+    archive = ArchiveWriter.open(job.archive)
     worse = write_shard(archive.storage, [row("0.jpg", outcome=Outcome.FAILED), row("x.jpg")])
     assert archive.log.swap([], [worse])
     mended(job)
-    assert find(Archive.open(job.archive), "0.jpg") == before["0.jpg"]
+    assert find(ArchiveWriter.open(job.archive), "0.jpg") == before["0.jpg"]
     assert rows_of(job).keys() == {*KEYS, "x.jpg"}
 
 
 def test_a_repair_that_stops_half_way_goes_on(job: EncodeJob) -> None:
     for key in ("0.jpg", "2.jpg", "4.jpg", "6.jpg"):
         flip_image(job, key)
-    report = verify(Archive.open(job.archive))
+    report = verify(ArchiveWriter.open(job.archive))
     damaged = {damage.shard for damage in report.damages}
     assert len(damaged) == 4
 
@@ -244,9 +243,9 @@ def test_a_repair_that_stops_half_way_goes_on(job: EncodeJob) -> None:
 
     with pytest.raises(Killed):
         repair(job, report, stop)
-    left = {damage.shard for damage in verify(Archive.open(job.archive)).damages}
+    left = {damage.shard for damage in verify(ArchiveWriter.open(job.archive)).damages}
     assert left < damaged
-    keys = sorted(key for s in Archive.open(job.archive).shards() for key in (s.least_key, s.greatest_key))
+    keys = sorted(key for s in ArchiveWriter.open(job.archive).shards() for key in (s.least_key, s.greatest_key))
     assert keys == list(KEYS)
     summary = mended(job, report)  # an old report does no harm
     assert summary.num_shards == len(left)
@@ -261,7 +260,7 @@ def test_retry_and_repair_on_s3(s3_url: str) -> None:
         key="late.jpg", image=None, codec=None, model=None, outcome=Outcome.FAILED, reason="the file is empty",
         source_uri=source.uri("late.jpg"), source_bytes=0,
     )  # fmt: skip
-    Archive.open(job.archive).commit([late])
+    ArchiveWriter.open(job.archive).commit([late])
     source.write("late.jpg", photo(9))
     assert retry(job).num_encoded == 1
     flip_image(job, "2.jpg")

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.archive.care.vacuum import vacuum
 from pipeline.archive.care.verify import verify
-from pipeline.archive.commit import Archive
+from pipeline.archive.reader import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.container_check import check_container
 from pipeline.decode.restore import decode_row
 from pipeline.sources.folder import list_photos
@@ -50,7 +51,7 @@ def two_jobs(first: Storage, second: Storage, archive: str, folder: Path) -> Non
     assert {key: row.source_bytes for key, row in rows.items()} == sizes
     assert all(rows[f"both/{i:02d}.jpg"].image == old[f"both/{i:02d}.jpg"].image for i in range(6))
     assert all(rows[f"both/{i:02d}.jpg"].source_sha256 != old[f"both/{i:02d}.jpg"].source_sha256 for i in range(6, 12))
-    vacuum(Archive.open(archive), retention_hours=0)
+    vacuum(ArchiveWriter.open(archive), retention_hours=0)
     report = verify(Archive.open(archive), decode_row, check=check_container)
     assert (report.is_clean, report.orphans, report.num_rows) == (True, (), 42)
 

@@ -1,4 +1,4 @@
-"""The archive: a Delta table whose Parquet files we write and whose log (`log`) delta-rs owns.
+"""Writing an archive: a Delta table whose Parquet files we write and whose log (`log`) delta-rs owns.
 
 A shard counts once the log names it. Commits carry an application transaction: of two writers that raced, delta-rs lets
 one through; the other reads what is new, drops the keys that are there (unless its own rows are of a newer version of the
@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from pipeline.archive.log import Log, ShardInfo
+from pipeline.archive.log import LogWriter
+from pipeline.archive.reader import Archive
 from pipeline.archive.references import heirs, holds, instead, reference
 from pipeline.archive.shard_reader import read_columns, read_shard
 from pipeline.archive.shard_writer import write_shard
@@ -31,18 +32,16 @@ _NOTHING_SEEN: Mapping[str, SourceVersion] = MappingProxyType({})
 _NARROW_COLUMNS = tuple(name for name in ARCHIVE_SCHEMA.names if name not in BLOB_COLUMNS)
 
 
-class Archive:
-    """An archive at a URL. Reading needs the log only; photos are read by `shard_reader` and `lookup`."""
+class ArchiveWriter(Archive):
+    """An archive at a URL, opened to read and to write."""
 
-    def __init__(self, storage: Storage, log: Log) -> None:
-        self.storage = storage
-        self.log = log
-        self._keys_in: dict[str, frozenset[str]] = {}
-        self._references_in: dict[str, dict[str, str]] = {}
-        """Path of a shard -> which of its rows, by key, are the same as which other."""
+    log: LogWriter
+
+    def __init__(self, storage: Storage, log: LogWriter) -> None:
+        super().__init__(storage, log)
 
     @classmethod
-    def open(cls, url: str) -> Archive:
+    def open(cls, url: str) -> ArchiveWriter:
         """Open an archive.
 
         Raises:
@@ -50,41 +49,17 @@ class Archive:
             ArchiveError: it cannot be opened.
         """
         storage = Storage(url)
-        return cls(storage, Log(storage))
+        return cls(storage, LogWriter(storage))
 
     @classmethod
-    def open_or_create(cls, url: str) -> Archive:
-        """Open an archive, or make an empty one; the schema of an earlier version gets the columns that have come since.
+    def open_or_create(cls, url: str) -> ArchiveWriter:
+        """Open an archive, or make an empty one; add the columns that the schema of an earlier version lacks.
 
         Raises:
             ArchiveError: it can be neither opened nor made.
         """
         storage = Storage(url)
-        return cls(storage, Log.open_or_create(storage))
-
-    def shards(self) -> list[ShardInfo]:
-        """Every shard that the log names."""
-        return self.log.shards()
-
-    def keys(self, *, ignore: Collection[str] = ()) -> frozenset[str]:
-        """Keys of every row but those of the shards `ignore`; only shards not seen by this object before are read.
-
-        Raises:
-            ArchiveDamagedError: a shard is missing or damaged.
-        """
-        shards = [shard for shard in self.shards() if shard.path not in ignore]
-        return frozenset().union(*(self._keys_of(shard) for shard in shards))
-
-    def sources(self) -> Iterator[EncodedPhoto]:
-        """What every row tells of its source (`SOURCE_COLUMNS`), one shard in memory at a time.
-
-        Raises:
-            ArchiveDamagedError: a shard is missing or damaged.
-        """
-        for shard in self.shards():
-            rows = read_columns(self.storage, shard.path, SOURCE_COLUMNS)
-            self._take(shard, rows)
-            yield from rows
+        return cls(storage, LogWriter.open_or_create(storage))
 
     def commit(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> int:
         """Add `rows` in one commit; which one stays where a key is there already, `takes_place` says.
@@ -156,11 +131,6 @@ class Archive:
                     self._tell(len(rows), i + 1, started_s)
                     return
         raise self._outrun()
-
-    def has_moved_on(self, version: int) -> bool:
-        """Read the log again; whether it is another than `version`, by others' commits."""
-        self.log.refresh()
-        return self.log.version != version
 
     @contextmanager
     def _unless_outrun(self) -> Iterator[None]:
@@ -247,26 +217,6 @@ class Archive:
         if left:
             written.append(write_shard(self.storage, list(left.values())))
         return self.log.swap([*changed, *hit, *(shard.path for shard in live if shard.path in drop)], written)
-
-    def _keys_of(self, shard: ShardInfo) -> frozenset[str]:
-        if shard.path not in self._keys_in:
-            rows = read_columns(self.storage, shard.path, ("key", "outcome", "same_as"))
-            self._keys_in[shard.path] = self._take(shard, rows)
-        return self._keys_in[shard.path]
-
-    def _references_of(self, shard: ShardInfo) -> dict[str, str]:
-        if shard.path not in self._references_in:
-            self._take(shard, read_columns(self.storage, shard.path, ("key", "outcome", "same_as")))
-        return self._references_in[shard.path]
-
-    def _take(self, shard: ShardInfo, rows: Sequence[EncodedPhoto]) -> frozenset[str]:
-        """Take notice of which rows of a shard refer to others; returns the keys of all."""
-        keys = frozenset(row.key for row in rows)
-        in_log = (shard.num_rows, shard.least_key, shard.greatest_key)
-        if shard.num_rows >= 0 and in_log != (len(keys), min(keys, default=""), max(keys, default="")):
-            raise ArchiveDamagedError(f"shard {shard.path} does not hold the keys that the log says; run photoark verify")
-        self._references_in[shard.path] = {row.key: row.same_as for row in rows if row.same_as is not None}
-        return keys
 
     def _tell(self, num_rows: int, attempt: int, started_s: float) -> None:
         if num_rows:
