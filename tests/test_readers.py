@@ -18,6 +18,7 @@ import pytest
 from pipeline.archive.shard_writer import Shard
 from pipeline.archive.writer import ArchiveWriter
 from tests.served import kept
+from tests.support.command_line import photoark
 
 ROOT = Path(__file__).parents[1]
 SECTION = "## Read without any of this code"
@@ -82,10 +83,11 @@ def keys_by(code: str, archive: Path, home: Path) -> list[list[str]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def photoark(*arguments: object) -> str:
+def printed_by(*arguments: object) -> str:
     """What a command prints on standard output."""
-    command = [str(Path(sys.executable).with_name("photoark")), *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result = photoark(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def rows_in(archive: Path) -> int:
@@ -101,15 +103,15 @@ def test_each_tool_finds_each_row_once(archive: Path, tmp_path: Path) -> None:
     assert [sorted(keys) for keys in found] == [expected] * 5
 
     opened = ArchiveWriter.open(str(archive))
-    listed = [json.loads(line) for line in photoark("ls", archive, "--shards", "--json").splitlines()]
+    listed = [json.loads(line) for line in printed_by("ls", archive, "--shards", "--json").splitlines()]
     assert {line["shard"] for line in listed} == {f"{archive}/{shard.path}" for shard in opened.shards()}
     assert (sum(line["num_rows"] for line in listed), len(listed)) == (22, 22)
 
-    planned = json.loads(photoark("optimize", archive, "--vacuum", "--dry-run", "--json"))
-    done = json.loads(photoark("optimize", archive, "--vacuum", "--json"))
+    planned = json.loads(printed_by("optimize", archive, "--vacuum", "--dry-run", "--json"))
+    done = json.loads(printed_by("optimize", archive, "--vacuum", "--json"))
     assert done == {**planned, "dry_run": False}
     assert (len(done["vacuum"]["paths"]), done["vacuum"]["left"]) == (24, [])
     assert rows_in(archive) == 22
-    assert photoark("ls", archive, "--shards").splitlines() == [str(path) for path in archive.glob("*.parquet")]
+    assert printed_by("ls", archive, "--shards").splitlines() == [str(path) for path in archive.glob("*.parquet")]
     assert [sorted(keys) for keys in keys_by(after_vacuum, archive, tmp_path)] == [expected]
-    assert photoark("optimize", archive, "--vacuum").splitlines() == ["nothing to merge in 1 shard", "nothing to delete"]
+    assert printed_by("optimize", archive, "--vacuum").splitlines() == ["nothing to merge in 1 shard", "nothing to delete"]

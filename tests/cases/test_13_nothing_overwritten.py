@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from pipeline.errors import SettingError
 from pipeline.patterns import KeyPatterns
 from pipeline.storage.base import Storage
 from tests.cases.tiny import kept, png
+from tests.support.command_line import photoark
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 KEYS = ("a.png", "sub/b.png", "sub/deep/c.png")
@@ -150,9 +149,8 @@ def test_the_command_says_so_in_one_line(archive: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(out, *KEYS)
     before = state(out)
-    command = [sys.executable, "-m", "jobs", "decode", archive, str(out)]
     for options, words in (((), "3 of the files"), (("--include", "no*"), "no key of")):
-        found = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        found = photoark("decode", archive, out, *options)
         assert found.returncode == 2, found.stderr
         *_, line = found.stderr.splitlines()  # before it, what the command waited for
         assert line.startswith("photoark: ") and words in line

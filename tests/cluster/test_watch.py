@@ -16,6 +16,7 @@ from cluster.watch import Budget, watched
 from pipeline.archive.writer import ArchiveWriter
 from pipeline.records import Outcome
 from tests.pipeline.archive.test_archive import row
+from tests.support.command_line import photoark
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,25 +45,20 @@ def test_machines_that_come_and_go_are_told_and_paid_for() -> None:
     assert not Budget().is_spent(watch)
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "jobs", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
-
-
 def test_a_cost_needs_a_price(tmp_path: Path) -> None:
-    result = run("encode", str(tmp_path), str(tmp_path / "archive"), "--max-cost", "5")
+    result = photoark("encode", str(tmp_path), str(tmp_path / "archive"), "--max-cost", "5")
     assert result.returncode == 2
     assert "--price" in result.stderr
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     source, archive, report = tmp_path / "photos", str(tmp_path / "archive"), tmp_path / "report"
     source.mkdir()
     for i in range(200):
         (source / f"{i:03d}.jpg").write_bytes(photo_files["wine.jpg"])
     # Used up before the first block is done, or soon after.
-    stopped = run("encode", str(source), archive, "--codec", "jpeg", "--max-hours", "1e-4", "--report", str(report))
+    stopped = photoark("encode", str(source), archive, "--codec", "jpeg", "--max-hours", "1e-4", "--report", str(report))
     assert stopped.returncode == 12, stopped.stderr
     assert "goes on from there" in stopped.stderr
     committed = len(ArchiveWriter.open(archive).keys())
@@ -77,7 +73,7 @@ def test_a_job_stops_at_its_limit_and_goes_on_from_there(tmp_path: Path, photo_f
     assert 'src="' not in page and "src='http" not in page and 'href="http' not in page
     if committed:
         assert page.index("times smaller</h1>") < page.index("data:image/jpeg;base64,") < page.index("<svg")
-    again = run("encode", str(source), archive, "--codec", "jpeg")
+    again = photoark("encode", str(source), archive, "--codec", "jpeg")
     assert again.returncode == 0, again.stderr
     assert len(ArchiveWriter.open(archive).keys()) == 200
 
@@ -89,18 +85,21 @@ def test_a_job_that_waits_for_machines_stops_at_its_limit_too(tmp_path: Path, ph
     ArchiveWriter.open_or_create(archive).commit([row("wine.jpg", outcome=Outcome.FAILED)])
     # One GPU may come, and none does.
     limits = ["--device", "cuda", "--max-gpus", "1", "--max-hours", "1e-3"]
-    result = run("retry", str(source), archive, *limits, CUDA_VISIBLE_DEVICES="")
+    command = [sys.executable, "-m", "jobs", "retry", str(source), archive, *limits]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, check=False)
     assert result.returncode == 12, result.stderr
     assert "stopped at the limit with 1 photo to do" in result.stderr
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_plan_tells_pools_time_bytes_and_cost(tmp_path: Path, photo_files: dict[str, bytes]) -> None:
     source = tmp_path / "photos"
     source.mkdir()
     for i in range(64):
         (source / f"{i:03d}.jpg").write_bytes(photo_files["wine.jpg"])
     arguments = ["plan", str(source), str(tmp_path / "archive"), "--codec", "jpeg", "--json", "--sizes", "1,2", "--price", "3"]
-    result = run(*arguments)
+    result = photoark(*arguments)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     one, two = (row["forecast"] for row in found["clusters"])
@@ -110,5 +109,5 @@ def test_a_plan_tells_pools_time_bytes_and_cost(tmp_path: Path, photo_files: dic
     assert one["cost"] == pytest.approx(3 * one["size_hours"], abs=0.01)
     assert [row["pool"]["max_actors"] for row in found["clusters"]] == [1, 2]
     assert not (tmp_path / "archive").exists()
-    wrong = run(*arguments[:3], "--sizes", "few")
+    wrong = photoark(*arguments[:3], "--sizes", "few")
     assert wrong.returncode == 2

@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.support.command_line import photoark
+
 PHOTOS = Path(__file__).parents[1] / "photos"
-
-
-def photoark(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("photoark")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_demo_shows_every_photo_and_a_contact_sheet(tmp_path: Path) -> None:
@@ -25,7 +22,8 @@ def test_demo_shows_every_photo_and_a_contact_sheet(tmp_path: Path) -> None:
         shutil.copy2(PHOTOS / name, photos)
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
 
-    result = photoark("demo", "--photos", photos, "--out", out, "--codec", "avif", "--quality", 60)
+    command = [str(Path(sys.executable).with_name("photoark")), "demo", "--photos", str(photos), "--out", str(out)]
+    result = subprocess.run([*command, "--codec", "avif", "--quality", "60"], capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.archive.reader import Archive
 from pipeline.logs import JsonLines, about
+from tests.support.command_line import photoark
 
 ROOT = Path(__file__).parents[2]
 # Loaded by every process of the job: a decoder and an encoder with a bug, each hit by one photo every time.
@@ -125,8 +126,7 @@ def test_standard_error_holds_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> None:
-    arguments = ["verify", str(tmp_path), "--log-file", str(tmp_path / "no" / "job.log")]
-    result = subprocess.run([sys.executable, "-m", "jobs", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = photoark("verify", tmp_path, "--log-file", tmp_path / "no" / "job.log")
     assert (result.returncode, "--log-file" in result.stderr) == (2, True)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row
 from tests.pipeline.archive.test_references import made_of, same
+from tests.support.command_line import photoark
 
 
 @pytest.fixture
@@ -85,9 +84,7 @@ def test_nobody_begins_a_new_log_over_shards(archive: ArchiveWriter, tmp_path: P
     with pytest.raises(ArchiveDamagedError, match="photoark salvage"):
         ArchiveWriter.open_or_create(str(folder))
     assert not (folder / "_delta_log").exists()
-    verified = subprocess.run(
-        [sys.executable, "-m", "jobs", "verify", str(folder), "--json"], capture_output=True, text=True, check=False
-    )
+    verified = photoark("verify", folder, "--json")
     (damage,) = json.loads(verified.stdout)["damages"]
     assert (verified.returncode, damage["kind"], damage["keys"]) == (4, "log", list("abcdefghkl"))
     assert "photoark salvage" in damage["what"]
@@ -128,8 +125,7 @@ def test_damage_is_named_and_costs_its_own_rows(archive: ArchiveWriter, tmp_path
     data = bytearray((folder / hurt.path).read_bytes())
     data[100] ^= 1
     (folder / hurt.path).write_bytes(data)
-    command = [sys.executable, "-m", "jobs", "salvage", str(folder), new, "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = photoark("salvage", folder, new, "--json")
     assert run.returncode == 4, run.stderr
     report = json.loads(run.stdout)
     assert [path for path, _ in report["damaged"]] == [hurt.path]
