@@ -32,7 +32,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of CUDA are skipped, with that reason, where there is none."""
+    """Tests that take long come first, so that no process ends long after the others; those of CUDA are skipped without it."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("cluster", "chaos", "slow")))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch

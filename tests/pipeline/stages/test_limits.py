@@ -157,8 +157,7 @@ def executors() -> list[str]:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("after_s", [0.0, 0.05, 5.0])
-@pytest.mark.parametrize("in_main_thread", [True, False])
+@pytest.mark.parametrize(("after_s", "in_main_thread"), [(0.0, True), (0.05, False), (5.0, True), (5.0, False)])
 def test_a_job_ends_at_its_limit_while_nothing_comes(endless: EncodeJob, after_s: float, in_main_thread: bool) -> None:
     asked_s: list[float] = []
 
