@@ -103,6 +103,18 @@ def test_what_needs_no_codec_loads_neither_torch_nor_ray(command: str, source: P
     assert not _modules_loaded_by([places.get(word, word) for word in command.split()]) & (HEAVY | {"pandas"})
 
 
+def test_an_actor_of_a_codec_without_networks_loads_no_torch() -> None:
+    program = """
+import sys
+from pipeline.codecs.points import CodecAt
+from pipeline.encode.settings import EncodeSettings
+from pipeline.encode.worker import EncodeWorker
+EncodeWorker(EncodeSettings(ladder=(CodecAt("webp"),)))
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def test_restoring_a_photo_loads_only_what_decodes(archive: Path, tmp_path: Path) -> None:
     stream = (ROOT / "tests" / "golden" / "ditic_small.stream").read_bytes()
     header, _ = unpack(stream)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.points import CodecAt
 from pipeline.errors import PhotoarkError
 from pipeline.quality.gate import Gate
-from pipeline.quality.scorer import Scorer, Scores
+
+if TYPE_CHECKING:
+    from pipeline.quality.scorer import Scorer, Scores
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +31,6 @@ from pipeline.pixels.formats.writer import why_not_back
 from pipeline.pixels.gps import may_hold_gps as holds_gps
 from pipeline.pixels.gps import without_gps
 from pipeline.pixels.sandbox.client import probe
-from pipeline.quality.scorer import Scores
 from pipeline.records import (
     METADATA_COLUMNS,
     EncodedPhoto,
@@ -41,6 +41,9 @@ from pipeline.records import (
     photos_from_table,
 )
 from pipeline.sources.file_kinds import claims_to_be_photo, is_raw
+
+if TYPE_CHECKING:
+    from pipeline.quality.scorer import Scores
 
 log = logging.getLogger(__name__)
 
