@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 
 def test_the_codec_is_measured_by_stage_beside_the_plain_way(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs", "bench", "codec", "--size", "tiny", "--resolutions", "128,256", "--seconds", "0.1"]
@@ -58,7 +60,11 @@ def test_a_size_that_is_none_is_wrong_usage() -> None:
 
 
 def test_whole_commands_are_timed_alone_and_beside_a_busy_core(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs", "bench", "commands", "--codec", "webp", "--repeat", "1"]
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.effect_noise((200 + i, 180), 50).convert("RGB").save(tmp_path / "photos" / f"{i}.jpg")
+    photos = ("--photos", str(tmp_path / "photos"))
+    command = [sys.executable, "-m", "jobs", "bench", "commands", *photos, "--codec", "webp", "--repeat", "1"]
     result = subprocess.run([*command, "--out", str(tmp_path / "bench.json")], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
