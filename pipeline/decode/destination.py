@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -12,7 +13,7 @@ from pipeline.decode.job import DecodeJob
 from pipeline.errors import ArchiveDamagedError, SettingError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 from pipeline.storage.archive_files import archive_among, archive_around
-from pipeline.storage.base import Storage
+from pipeline.storage.base import Storage, Taken
 from pipeline.storage.names import flat_path, may_be_escaped, restored_path
 
 _COLUMNS = ("key", "outcome", "modified_at", "encoded_at")
@@ -24,22 +25,25 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     The destination is listed once, and keys are read only of shards that may hold that of a file there.
 
     Raises:
-        SettingError: the destination is, holds or lies in an archive; or other files are where the job would write, and it was
-            not told to replace them.
+        SettingError: the destination is, holds or lies in an archive; a folder of it that the job would write to is a link; or
+            other files are where the job would write, and it was not told to replace them.
     """
     storage = Storage(job.destination)
     taken = storage.taken()
     check_outside_archives(storage, taken)
     there: dict[Fragment, frozenset[str]] = {}
     others: list[str] = []
-    if job.overwrite and not job.resume:
+    links = frozenset(path for path, entry in taken.items() if entry.is_linked_folder)
+    if job.overwrite and not job.resume and not links:
         return there
-    shards = _shards_with(taken, archive)
+    shards = _shards_with(taken, links, archive)
     for fragment in fragments:
         if fragment.path not in shards:
             continue
         with suppress(ArchiveDamagedError):  # reported where its photos are read
-            found = _found(job, archive, fragment, taken)
+            rows = _to_write(job, archive, fragment)
+            _check_links(storage, links, rows)
+            found = _found(rows, taken)
             own = frozenset(row.key for row, at in found if job.resume and _is_of(row, at, is_local=storage.is_local))
             there[fragment] = own
             others += [row.key for row, _ in found if row.key not in own]
@@ -48,7 +52,7 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     return there
 
 
-def check_outside_archives(storage: Storage, taken: Mapping[str, datetime | None]) -> None:
+def check_outside_archives(storage: Storage, taken: Iterable[str]) -> None:
     """Check that files can be put into a folder without ending up among those of an archive.
 
     Raises:
@@ -58,8 +62,19 @@ def check_outside_archives(storage: Storage, taken: Mapping[str, datetime | None
         raise SettingError(f"{storage.uri('')} is, holds or lies in an archive ({found}): name another folder for the files")
 
 
-def _shards_with(taken: Mapping[str, datetime | None], archive: Archive) -> set[str]:
-    """Paths of shards that may hold the key of a file at one of the paths `taken`."""
+def _check_links(storage: Storage, links: Collection[str], rows: Iterable[EncodedPhoto]) -> None:
+    """Check that no row is restored to a path behind one of the linked folders `links`."""
+    for path in (restored_path(row.key) for row in rows if links):
+        for folder in (path[: match.start()] for match in re.finditer("/", path)):
+            if folder in links:
+                raise SettingError(
+                    f"{storage.uri(folder)} is a link, and files are not written through links: put a folder in its place, or "
+                    "name another folder for the files"
+                )
+
+
+def _shards_with(taken: Collection[str], links: Collection[str], archive: Archive) -> set[str]:
+    """Paths of shards that may hold the key of a file at one of the paths `taken`, or behind one of `links`."""
     shards = archive.shards() if taken else []
     if any(map(may_be_escaped, taken)):
         return {shard.path for shard in shards}
@@ -67,22 +82,26 @@ def _shards_with(taken: Mapping[str, datetime | None], archive: Archive) -> set[
 
     def may_hold(least: str, greatest: str) -> bool:
         i = bisect_left(in_order, least)
-        return i < len(in_order) and in_order[i] <= greatest
+        is_taken = i < len(in_order) and in_order[i] <= greatest
+        # "0" follows "/".
+        return is_taken or any(f"{link}/" <= greatest and least < f"{link}0" for link in links)
 
     return {shard.path for shard in shards if may_hold(shard.least_key, shard.greatest_key)}
 
 
-def _found(
-    job: DecodeJob, archive: Archive, fragment: Fragment, taken: Mapping[str, datetime | None]
-) -> list[tuple[EncodedPhoto, datetime | None]]:
-    """Rows whose files `job` would write where there is something already, and when that changed."""
+def _to_write(job: DecodeJob, archive: Archive, fragment: Fragment) -> list[EncodedPhoto]:
+    """Rows of which `job` writes files."""
+    rows = encoded_from_table(read_fragment(archive.storage, fragment, _COLUMNS))
+    return [row for row in rows if row.outcome is not Outcome.FAILED and job.patterns.takes(row.key)]
+
+
+def _found(rows: Iterable[EncodedPhoto], taken: Mapping[str, Taken]) -> list[tuple[EncodedPhoto, datetime | None]]:
+    """Those of `rows` at whose paths there is something already, and when that changed."""
     found, may_be_flat = [], any(map(may_be_escaped, taken))
-    for row in encoded_from_table(read_fragment(archive.storage, fragment, _COLUMNS)):
-        if row.outcome is Outcome.FAILED or not job.patterns.takes(row.key):
-            continue
+    for row in rows:
         for path in (restored_path(row.key), *((flat_path(row.key),) if may_be_flat else ())):
             if path in taken:
-                found.append((row, taken[path]))
+                found.append((row, taken[path].modified_at))
                 break
     return found
 

@@ -51,6 +51,14 @@ class StoredBytes:
     """The object store's version tag, where there is one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Something below a root that is no folder."""
+
+    modified_at: datetime | None
+    is_linked_folder: bool = False
+
+
 class Storage:
     """A root URL and what lies under it. Cheap to make and to send to another process: it opens on first use."""
 
@@ -126,8 +134,8 @@ class Storage:
             size, modified = (0, None) if status is None else (status.st_size, _modified_at(status))
             yield StoredFile(path=path, uri=self.uri(path), size_bytes=size, modified_at=modified)
 
-    def taken(self) -> dict[str, datetime | None]:
-        """Every path below the root that is something else than a folder, and when it changed; empty where there is no root.
+    def taken(self) -> dict[str, Taken]:
+        """Path -> what is there, of everything below the root that is no folder; empty where there is no root.
 
         Unlike `list`, on this machine it includes links and special files, and follows no links.
 
@@ -137,10 +145,12 @@ class Storage:
         if not self.exists():
             return {}
         if not self.is_local:
-            return {file.path: file.modified_at for file in self.list()}
+            return {file.path: Taken(modified_at=file.modified_at) for file in self.list()}
         with self._failing("cannot be listed"):
-            found = entries(self.root)
-            return {key_of_name(os.fsencode(path)): status and _modified_at(status) for path, status in found}
+            return {
+                key_of_name(os.fsencode(path)): Taken(modified_at=status and _modified_at(status), is_linked_folder=is_linked)
+                for path, status, is_linked in entries(self.root)
+            }
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or a folder."""
@@ -202,12 +212,12 @@ class Storage:
         Raises:
             AlreadyExistsError: a file is there, and is not to be replaced.
             PathConflictError: a folder is where the file would be, or a file where its folder would be.
-            StorageError: it cannot be written, or the path is unsafe.
+            StorageError: it cannot be written, or the path is unsafe: on this machine also where it leads through a link.
         """
         full = self._full(check_relative(path))
         with self._failing("cannot be written", path):
             if self.is_local:
-                write_whole(full, data, modified_at, replace=replace)
+                write_whole(self.root, os.fsdecode(name_of_key(path)), data, modified_at, replace=replace)
                 return
             if self.scheme == "s3":
                 s3.put(*_bucket_and_key(full), data, replace=replace)

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import PathConflictError
+from pipeline.errors import PathConflictError, StorageError
 from pipeline.records import SkipReason
-from pipeline.storage.names import clipped
+from pipeline.storage.names import clipped, key_of_name
 
 OnSkip = Callable[[SkipReason, str, str], None]
 """Takes the reason why an entry is left out, its path relative to the root, and details, which may be empty."""
@@ -34,8 +35,10 @@ def walk(root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> Iterator[
     return _Walk(root, on_skip, folder_refusal).files()
 
 
-def entries(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Path relative to `root` and status of everything below it that is no folder; links are not followed.
+def entries(root: str) -> Iterator[tuple[str, os.stat_result | None, bool]]:
+    """Path relative to `root` of everything below it that is no folder, its status, and whether it is a link to a folder.
+
+    Links are not followed.
 
     A folder that cannot be listed is passed over.
 
@@ -56,20 +59,27 @@ def entries(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:  # it is gone by now
                     status = None
-                yield path, status
+                yield path, status, entry.is_symlink() and os.path.isdir(entry.path)
 
 
-def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace: bool) -> None:
+def write_whole(root: str, path: str, data: bytes, modified_at: datetime | None, *, replace: bool) -> None:
     """Write a file, so that a reader sees all of it or nothing; folders are made.
 
     Args:
+        root: a folder, which may be a link or lie behind one.
+        path: relative to `root`.
         replace: False leaves a file that is there as it is.
 
     Raises:
         FileExistsError: something is there, and is not to be replaced.
         PathConflictError: a folder is where the file would be, or a file where its folder would be.
+        StorageError: a folder between `root` and the file is a link.
         OSError: it cannot be written.
     """
+    if link := _link_above(root, path):
+        name = key_of_name(os.fsencode(link))
+        raise StorageError(f"{name} is a link, and files are not written through links")
+    path = os.path.join(root, path)
     folder, name = os.path.split(path)
     try:
         os.makedirs(folder, exist_ok=True)
@@ -96,6 +106,12 @@ def write_whole(path: str, data: bytes, modified_at: datetime | None, *, replace
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _link_above(root: str, path: str) -> str | None:
+    """Return the first folder between `root` and the relative `path` that is a link."""
+    folders = (os.path.join(root, path[: match.start()]) for match in re.finditer("/", path))
+    return next(filter(os.path.islink, folders), None)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -47,9 +47,10 @@ def normalised(url: str | os.PathLike[str]) -> str:
         if bucket_and_key.startswith("/") or not bucket_and_key:
             raise SettingError(f"{text} names no bucket: give s3://BUCKET/PREFIX")
         return "s3://" + (bucket_and_key if text.endswith("//") else bucket_and_key.removesuffix("/"))
-    if scheme not in ("", "file"):
+    if scheme not in ("", "file", "local"):
         return text.rstrip("/")
-    path = _path_of_file_url(text) if scheme else text
+    # fsspec's `local:` URLs are not percent-decoded.
+    path = _path_of_file_url(text) if scheme == "file" else text[len("local://") :] if scheme else text
     # Where a link comes before `..`, the kernel goes to the parent of what it leads to.
     return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 

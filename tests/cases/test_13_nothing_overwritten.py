@@ -109,6 +109,36 @@ def test_a_folder_that_is_holds_or_lies_in_an_archive_is_refused(archive: str, t
     assert decode(DecodeJob(archive=archive, destination=str(tmp_path / "fine"))).num_restored == 3
 
 
+def test_nothing_is_written_through_a_linked_folder(archive: str, tmp_path: Path) -> None:
+    out, originals = tmp_path / "out", tmp_path / "originals"
+    write(originals, "b.png", "deep/c.png")
+    write(out, "sub/unrelated.png")
+    (out / "sub" / "deep").symlink_to(originals)
+    (out / "also").symlink_to(originals)  # no photo is restored to it
+    before = state(tmp_path)
+    for options in ({}, {"resume": True}, {"overwrite": True}, {"patterns": KeyPatterns(include=("sub/deep/*",))}):
+        for place in (str(out), f"local://{out}"):
+            with pytest.raises(SettingError, match=r"out/sub/deep is a link, and files are not written through links"):
+                decode(DecodeJob(archive=archive, destination=place, **options))
+    assert state(tmp_path) == before
+    assert (
+        decode(DecodeJob(archive=archive, destination=str(out), patterns=KeyPatterns(exclude=("*/deep/*",)))).num_restored == 2
+    )
+    (out / "sub" / "deep").unlink()
+    (out / "sub" / "deep").symlink_to(tmp_path / "nowhere")
+    summary = decode(DecodeJob(archive=archive, destination=str(out), resume=True, overwrite=True))
+    assert [key for key, reason in summary.failures if "is a link" in reason] == ["sub/deep/c.png"]
+    assert sorted(path.name for path in originals.rglob("*.png")) == ["b.png", "c.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "also", "sub"]
+
+
+def test_a_folder_may_be_named_by_a_link(archive: str, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert decode(DecodeJob(archive=archive, destination=str(tmp_path / "out"))).num_restored == 3
+    assert (tmp_path / "disk" / "sub" / "b.png").read_bytes() == png(1)
+
+
 @pytest.mark.s3
 def test_the_same_in_a_bucket(s3_url: str, archive: str) -> None:
     out = Storage(f"{s3_url}/out")

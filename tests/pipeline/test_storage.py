@@ -193,7 +193,7 @@ def test_the_last_blocks_are_smaller_where_several_take_them(tmp_path: Path) -> 
 def test_a_command_tries_an_address_that_never_answered_twice(call: str) -> None:
     program = f"""
 import logging
-from pipeline import s3
+from pipeline.storage import s3
 from pipeline.errors import StorageError
 from pipeline.storage.base import Storage
 tries = []
