@@ -100,7 +100,7 @@ class Machines:
         text = ",".join(f"{key}={value}" for key, value in {"name": name, **(labels or {})}.items())
         command = [
             RAY, "start", f"--address={self.address}", "--num-cpus=1", "--num-gpus=1", f"--labels={text}",
-            "--dashboard-agent-listen-port=0", f"--object-store-memory={STORE_BYTES}", "--block",
+            "--dashboard-agent-listen-port=0", "--include-log-monitor=false", f"--object-store-memory={STORE_BYTES}", "--block",
         ]  # fmt: skip
         log = self.folder / f"{name}.log"
         self._running[name] = _start(command, self.environment, log)
@@ -139,7 +139,7 @@ def machines(folder: Path) -> Iterator[Machines]:
     """A cluster of machines that join one by one."""
     ip, port = _own_ip(), free_port()
     environment = os.environ | token() | {"RAY_ADDRESS": f"{ip}:{port}"}
-    head = _start(_head_command(ip, port), environment, folder / "head.log")
+    head = _start([*_head_command(ip, port), "--no-monitor"], environment, folder / "head.log")
     cluster = Machines(f"{ip}:{port}", environment, folder)
     try:
         _wait_for_port(ip, port, 60)
@@ -155,7 +155,7 @@ def _head_command(ip: str, port: int) -> list[str]:
     return [
         RAY, "start", "--head", f"--node-ip-address={ip}", f"--port={port}", "--num-cpus=2", "--num-gpus=0",
         f"--temp-dir={temporary}", "--include-dashboard=false", "--dashboard-agent-listen-port=0",
-        f"--object-store-memory={STORE_BYTES}", "--block",
+        "--include-log-monitor=false", f"--object-store-memory={STORE_BYTES}", "--block",
     ]  # fmt: skip
 
 

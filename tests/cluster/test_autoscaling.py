@@ -13,7 +13,7 @@ from tests.cluster.machines import autoscaled
 
 pytestmark = pytest.mark.cluster
 
-NUM_PHOTOS = 128
+NUM_PHOTOS = 80
 S_PER_MEGAPIXEL = 6.0
 IDLE_TIMEOUT_S = 9.0
 
@@ -21,10 +21,10 @@ IDLE_TIMEOUT_S = 9.0
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_machines_come_work_and_go(version: str, photos: Callable[[int], Path], driver: Any, tmp_path: Path) -> None:
     source = photos(NUM_PHOTOS)
-    with autoscaled(tmp_path, version=version, most=3, idle_timeout_s=IDLE_TIMEOUT_S) as cluster:
+    with autoscaled(tmp_path, version=version, most=2, idle_timeout_s=IDLE_TIMEOUT_S) as cluster:
         request = {
             "source": str(source), "archive": str(tmp_path / "archive"), "address": cluster.address,
-            "s_per_megapixel": S_PER_MEGAPIXEL, "max_gpus": 3,
+            "s_per_megapixel": S_PER_MEGAPIXEL, "max_gpus": 2,
         }  # fmt: skip
         found = driver(cluster.environment, **request).result()
         # Idle for one timeout, some periods of the autoscaler, and what a busy machine takes to end processes.
