@@ -106,8 +106,10 @@ class ArchiveNotFoundError(ArchiveError):
     """There is no archive at this URL."""
 
 
-class KeyNotFoundError(ArchiveError):
+class KeyNotFoundError(ArchiveError, KeyError):
     """The archive holds no photo of this key."""
+
+    __str__ = Exception.__str__  # that of KeyError quotes the message
 
 
 class ArchiveDamagedError(ArchiveError):

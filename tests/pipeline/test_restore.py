@@ -78,7 +78,7 @@ def test_what_cannot_be_restored_says_why_and_names_the_photo(
 def test_restoring_starts_no_ray(archive: str, tmp_path: Path) -> None:
     code = f"""
 import sys
-from pipeline import restore
+from photoark import restore
 open({str(tmp_path / "out.jpg")!r}, "wb").write(restore({archive!r}, "photo.jpg").data)
 assert "ray" not in sys.modules and "torch" not in sys.modules
 """
