@@ -22,7 +22,7 @@ RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
 DECLARED = re.findall(
-    r'\b(Counter|Gauge|Histogram)\("(photoark_\w+)"', (ROOT / "pipeline" / "stages" / "metrics.py").read_text()
+    r'\b(Counter|Gauge|Histogram)\("(photoark_\w+)"', (ROOT / "pipeline" / "on_ray" / "telemetry.py").read_text()
 )
 # As Ray exports them.
 OURS = {
