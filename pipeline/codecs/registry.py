@@ -45,6 +45,25 @@ class Signature:
         return f"{self.codec}{quality}{f'@{self.model}' if self.model else ''}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a person needs to choose a codec."""
+
+    name: str
+    qualities: tuple[int, int] | None
+    """First and last; None where the codec has none, or its weights say."""
+    usual_quality: int | None
+    weights: str
+    """Where they come from; empty for codecs without."""
+    generative: bool
+    what: str
+
+
+def describe_codecs() -> list[Description]:
+    """Describe every codec, without loading one."""
+    return [_described(name) for name in _CODECS]
+
+
 def codec_names() -> list[str]:
     """Names that `get_codec` takes."""
     return list(_CODECS)
@@ -211,6 +230,34 @@ def _for_codec(name: str, options: CodecOptions) -> CodecOptions:
     return options
 
 
+def _described(name: str) -> Description:
+    qualities, usual, weights = None, None, ""
+    if (make := _CODECS[name]) is _ditic:
+        weights = "bring your own: --weights FILE"
+        if name == SHIPPED_CODEC:
+            from pipeline.codecs.ditic.header import SHIPPED, config_of
+
+            weights = "come with the package"
+            qualities = (1, config_of(SHIPPED).latent.num_qualities)
+            usual = qualities[1]
+    elif make is _classical:
+        from pipeline.codecs.classical import FORMATS
+
+        qualities, usual = (1, 100), FORMATS[name].default_quality
+    return Description(
+        name=name, qualities=qualities, usual_quality=usual, weights=weights, generative=is_generative(name), what=_WHAT[name]
+    )
+
+
+_WHAT = {
+    SHIPPED_CODEC: "neural, generative: a small DiT-IC that runs on a CPU",
+    "ditic": "neural, generative: DiT-IC at its published size, for a GPU",
+    "jpeg": "classical: opened by anything",
+    "avif": "classical: small files, slow to encode",
+    "webp": "classical: quick, opened by browsers",
+    "jxl": "classical: JPEG XL; lossless at 100, where JPEG files come back bit for bit",
+    "original": "the file itself",
+}
 _CODECS: dict[str, Callable[[str, CodecOptions], Codec]] = {
     SHIPPED_CODEC: _ditic,
     "ditic": _ditic,
