@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipeline.codecs.neural.runtime import Runtime
-from pipeline.codecs.registry import CodecOptions
+from pipeline.codecs.registry import SHIPPED_CODEC, CodecOptions
 from pipeline.errors import SettingError
 from pipeline.on_ray.resources import Market, PoolOptions
 from pipeline.records import KeepOriginal
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid")
 
-    codec: str = "ditic-small"
+    codec: str = SHIPPED_CODEC
     quality: int | None = Field(None, ge=1, le=100)
     """Of a classical codec 1 to 100, of ditic-small 1 to 4."""
     gate: str | None = None

@@ -201,6 +201,23 @@ class EncodedPhoto:
     """The source file beside its bitstream (`KeepOriginal.ALWAYS`)."""
 
 
+def failed_row(
+    key: str,
+    reason: str,
+    *,
+    source_uri: str = "",
+    source_bytes: int = 0,
+    source_etag: str | None = None,
+    modified_at: datetime | None = None,
+    encoded_at: datetime | None = None,
+) -> EncodedPhoto:
+    """Return the row of a photo that could not be stored, with what is known of its source."""
+    return EncodedPhoto(
+        key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri=source_uri,
+        source_bytes=source_bytes, source_etag=source_etag, modified_at=modified_at, encoded_at=encoded_at,
+    )  # fmt: skip
+
+
 ARCHIVE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

@@ -25,7 +25,7 @@ from pipeline.on_ray.resources import PoolPlan
 from pipeline.on_ray.work import STAGE, with_ends
 from pipeline.patterns import KeyPatterns
 from pipeline.progress import Clock, OnProgress, Progress
-from pipeline.records import STREAM_COLUMNS, EncodedPhoto, Outcome, encoded_from_table, encoded_to_table
+from pipeline.records import STREAM_COLUMNS, Outcome, encoded_from_table, encoded_to_table, failed_row
 from pipeline.storage.base import Storage
 
 
@@ -184,10 +184,4 @@ def _damaged(storage: Storage, fragment: Fragment, error: ArchiveDamagedError) -
         keys = read_fragment(storage, fragment, ["key"])["key"].to_pylist()
     except ArchiveDamagedError:
         keys = [f"{fragment.path}, row group {fragment.row_group}"]
-    return encoded_to_table(
-        EncodedPhoto(
-            key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=error.message,
-            source_uri="", source_bytes=0,
-        )
-        for key in keys
-    )  # fmt: skip
+    return encoded_to_table(failed_row(key, error.message) for key in keys)

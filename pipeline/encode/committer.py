@@ -126,8 +126,9 @@ class Committer:
 
     def release(self) -> None:
         """After `flush`: give up on references to rows that did not come: their photos are still to be done."""
-        self._work.todo.update(self._referring)
-        self._referring, self._waiting = {}, []
+        with self._changed:
+            self._work.todo.update(self._referring)
+            self._referring, self._waiting = {}, []
 
     def progress(self, num_total: int) -> Progress:
         """How far the job is, of `num_total` photos."""

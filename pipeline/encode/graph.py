@@ -31,7 +31,7 @@ from pipeline.on_ray.resources import MIN_BLOCK_PHOTOS, PoolPlan, largest_file_b
 from pipeline.on_ray.telemetry import record_state
 from pipeline.on_ray.work import STAGE, TRIES_ALONE, TRIES_TOGETHER, split_work, with_ends, with_no_work
 from pipeline.progress import OnProgress
-from pipeline.records import EncodedPhoto, Outcome, Photo, encoded_from_table, encoded_to_table, photos_to_table
+from pipeline.records import EncodedPhoto, Photo, encoded_from_table, encoded_to_table, failed_row, photos_to_table
 from pipeline.sources.manifest import blocks
 
 _MAX_TRIES = 3
@@ -138,7 +138,7 @@ def _plan(job: EncodeJob, num_photos: int) -> tuple[PoolPlan, EncodeSettings]:
 
 
 def _failed(photo: Photo, reason: str) -> EncodedPhoto:
-    return EncodedPhoto(
-        key=photo.key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri=photo.uri,
-        source_bytes=photo.size_bytes, source_etag=photo.etag, modified_at=photo.modified_at, encoded_at=datetime.now(UTC),
+    return failed_row(
+        photo.key, reason, source_uri=photo.uri, source_bytes=photo.size_bytes, source_etag=photo.etag,
+        modified_at=photo.modified_at, encoded_at=datetime.now(UTC),
     )  # fmt: skip

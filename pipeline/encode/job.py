@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.archive.reader import Archive
 from pipeline.codecs.points import CodecAt, codecs_at
-from pipeline.codecs.registry import CodecOptions, codec_names, is_generative, uses_gpu
+from pipeline.codecs.registry import SHIPPED_CODEC, CodecOptions, codec_names, is_generative, uses_gpu
 from pipeline.encode.changes import Work, find_work
 from pipeline.encode.settings import EncodeSettings, MakeCodecs, ReadPixels
 from pipeline.errors import SettingError
@@ -26,7 +26,7 @@ class EncodeJob:
 
     source: str
     archive: str
-    codec: str = "ditic-small"
+    codec: str = SHIPPED_CODEC
     options: CodecOptions = CodecOptions()
     ladder: tuple[CodecAt, ...] = ()
     """Codecs to try in turn, instead of `codec` alone."""

@@ -28,7 +28,7 @@ from pipeline.encode.job import EncodeJob
 from pipeline.encode.run import process
 from pipeline.errors import ArchiveDamagedError, ArchiveError
 from pipeline.progress import OnProgress, OnWait
-from pipeline.records import EncodedPhoto, Outcome, Photo
+from pipeline.records import EncodedPhoto, Outcome, Photo, failed_row
 from pipeline.sources.folder import list_source
 from pipeline.sources.selection import ALL, Selection
 from pipeline.storage.archive_files import SHARD_NAME
@@ -226,6 +226,4 @@ def _finish(archive: ArchiveWriter, plan: _Plan, damaged: set[str], summary: Rep
 
 def _lost_row(key: str, shard: ShardInfo) -> EncodedPhoto:
     reason = f"lost: shard {shard.path} was damaged, and the source no longer had the photo when it was repaired"
-    return EncodedPhoto(
-        key=key, image=None, codec=None, model=None, outcome=Outcome.FAILED, reason=reason, source_uri="", source_bytes=0
-    )  # fmt: skip
+    return failed_row(key, reason)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.points import CodecAt, codecs_at
-from pipeline.codecs.registry import CodecOptions
+from pipeline.codecs.registry import SHIPPED_CODEC, CodecOptions
 from pipeline.encode.recipe import Recipe, recipe_of
 from pipeline.errors import CheckpointError, SettingError
 from pipeline.pixels.formats.probe import DEFAULT_LIMITS, PixelLimits
@@ -30,7 +30,7 @@ ReadPixels = Callable[..., Pixels]
 class EncodeSettings:
     """What an encode worker needs to know."""
 
-    ladder: tuple[CodecAt, ...] = (CodecAt("ditic-small"),)
+    ladder: tuple[CodecAt, ...] = (CodecAt(SHIPPED_CODEC),)
     """Codecs to try in turn; what none of them may stand for is kept as its bytes."""
     gate: Gate = NO_GATE
     """What a decoded stream must reach; without one, streams are not decoded."""

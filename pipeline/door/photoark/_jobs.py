@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from pipeline.codecs.points import CodecAt, parse_ladder
-from pipeline.codecs.registry import CodecOptions
+from pipeline.codecs.registry import SHIPPED_CODEC, CodecOptions
 from pipeline.decode.job import DecodeJob
 from pipeline.decode.restore import RestoredPhoto
 from pipeline.decode.restore import restore as restore_photo
@@ -27,7 +27,7 @@ def encode(
     source: str | PathLike[str],
     archive: str | PathLike[str],
     *,
-    codec: str = "ditic-small",
+    codec: str = SHIPPED_CODEC,
     quality: int | None = None,
     ladder: str | None = None,
     gate: str | None = None,
