@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from pipeline.archive.reader import Archive, Fragment, read_fragment
+from pipeline.archive.reader import Archive, Fragment, find, read_fragment
 from pipeline.decode.job import DecodeJob
-from pipeline.errors import ArchiveDamagedError, SettingError
+from pipeline.errors import ArchiveDamagedError, ArchiveError, SettingError
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
-from pipeline.storage.archive_files import archive_among, archive_around
+from pipeline.storage.archive_files import SHARD_NAME, archive_among, archive_around
 from pipeline.storage.base import Storage, Taken
 from pipeline.storage.names import flat_path, may_be_escaped, restored_path
 
@@ -30,7 +30,7 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     """
     storage = Storage(job.destination)
     taken = storage.taken()
-    check_outside_archives(storage, taken)
+    check_outside_archives(storage, [path for path in taken if not _is_restored_shard(archive, path)])
     there: dict[Fragment, frozenset[str]] = {}
     others: list[str] = []
     links = frozenset(path for path, entry in taken.items() if entry.is_linked_folder)
@@ -50,6 +50,17 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     if others and not job.overwrite:
         raise SettingError(_refusal(job, storage, others))
     return there
+
+
+def _is_restored_shard(archive: Archive, path: str) -> bool:
+    """Whether a file looks like a shard and is one that a source held: a lone shard is a file like others there."""
+    if not SHARD_NAME.fullmatch(path.rpartition("/")[2]):
+        return False
+    try:
+        find(archive, path)
+    except ArchiveError:
+        return False
+    return True
 
 
 def check_outside_archives(storage: Storage, taken: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -20,6 +21,11 @@ SHARD_NAME = re.compile(SHARD_PREFIX + r"([0-9a-f]{64}|[0-9a-f]{32})\.parquet")
 """What we call our files: 64 digits are the SHA-256 of the file, 32 (of earlier versions) mean nothing."""
 PART_NAME = re.compile(r"\.photos-[0-9a-f]+\.parquet\.[0-9a-f]+\.part")
 """A shard that a process died over before all of it was written."""
+_TAIL_BYTES = 8
+_MAX_SCHEMA_BYTES = 1 << 16
+"""A footer begins with the schema; ours is a few kilobytes."""
+_COLUMNS = (b"key", b"image", b"outcome", b"source_uri")
+"""Some of the columns that shards of every version have."""
 
 
 def is_archive_file(path: str) -> bool:
@@ -37,13 +43,27 @@ def is_our_log(storage: Storage, commits: tuple[str, ...]) -> bool:
     return False
 
 
+def is_our_shard(storage: Storage, path: str) -> bool:
+    """Whether a file is a Parquet file with the columns of an archive, as far as its last bytes tell."""
+    with suppress(StorageError), storage.open(path) as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size_bytes - _TAIL_BYTES))
+        length, magic = struct.unpack("<I4s", file.read(_TAIL_BYTES).rjust(_TAIL_BYTES, b"\0"))
+        if magic == b"PAR1" and length <= size_bytes - _TAIL_BYTES:
+            file.seek(size_bytes - _TAIL_BYTES - length)
+            footer = file.read(min(length, _MAX_SCHEMA_BYTES))
+            return all(column in footer for column in _COLUMNS)
+    return False
+
+
 class ArchiveFinder:
     """Finds the folders that are archives among all paths of a source; folders are named with a slash at their end, or ""."""
 
     def __init__(self) -> None:
         self._commits: dict[str, tuple[str, ...]] = {}
         """Folder that holds a Delta log -> the log's first and last commit."""
-        self.with_shards: set[str] = set()
+        self._shards: dict[str, list[str]] = {}
+        """Folder -> files in it that are named as our shards are."""
 
     def see(self, path: str) -> None:
         folder, name = split_path(path)
@@ -54,11 +74,20 @@ class ArchiveFinder:
                 ends = (*ends, path)
                 self._commits[table] = (min(ends), max(ends))
         elif SHARD_NAME.fullmatch(name):
-            self.with_shards.add(folder)
+            self._shards.setdefault(folder, []).append(path)
 
     def archives(self, storage: Storage) -> set[str]:
-        # A log that is too damaged to say whose it is lies beside shards whose names do.
-        return {table for table, ends in self._commits.items() if table in self.with_shards or is_our_log(storage, ends)}
+        """Folders with a log of ours, or with a log beside a shard of ours: the log may be too damaged to say whose it is."""
+        return {
+            table for table, ends in self._commits.items() if is_our_log(storage, ends) or self._holds_shard(storage, table)
+        }
+
+    def without_log(self, storage: Storage) -> set[str]:
+        """Folders with a shard of ours and no log."""
+        return {folder for folder in self._shards.keys() - self._commits.keys() if self._holds_shard(storage, folder)}
+
+    def _holds_shard(self, storage: Storage, folder: str) -> bool:
+        return any(is_our_shard(storage, path) for path in self._shards.get(folder, ()))
 
 
 def split_path(key: str) -> tuple[str, str]:
@@ -72,7 +101,7 @@ def archive_among(storage: Storage, paths: Iterable[str]) -> str | None:
     finder = ArchiveFinder()
     for path in paths:
         finder.see(path)
-    found = min(finder.archives(storage) | finder.with_shards, default=None)
+    found = min(finder.archives(storage) | finder.without_log(storage), default=None)
     return None if found is None else storage.uri(found.rstrip("/"))
 
 

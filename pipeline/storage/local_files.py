@@ -135,8 +135,8 @@ class _Walk:
     def __init__(self, root: str, on_skip: OnSkip, folder_refusal: FolderRefusal) -> None:
         self._root, self._on_skip, self._folder_refusal = root, on_skip, folder_refusal
         self._real_root = os.path.realpath(root)
-        self._walked = {self._real_root}
-        """Real paths of the root and of all linked folders that were followed; what lies below them is listed."""
+        self._walked = {self._real_root: ""}
+        """Real path -> path, of the root and of all linked folders that were followed; what lies below them is listed."""
         self._links: list[str] = []
         """To folders, met and not yet followed."""
 
@@ -149,7 +149,7 @@ class _Walk:
                 if self._is_listed(target):
                     self._on_skip(SkipReason.LISTED_ALREADY, link, f"a link to {target}")
                 else:
-                    self._walked.add(target)
+                    self._walked[target] = link
                     yield from self._below(link, target)
 
     def _below(self, start: str, real_start: str) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -189,11 +189,16 @@ class _Walk:
             folders += reversed(inside)
 
     def _is_listed(self, target: str) -> bool:
-        """Whether the files of the folder `target` are listed already, or it holds the root: following it would never end."""
+        """Whether the files of the folder `target` are listed and taken, or it holds the root: following it would never end."""
         inside = target.rstrip("/") + "/"
         if self._real_root.startswith(inside):
             return True
-        return any(folder in self._walked for folder in _upwards(target))
+        for folder in _upwards(target):
+            if folder in self._walked:
+                path = os.path.normpath(os.path.join(self._walked[folder], os.path.relpath(target, folder)))
+                if path == "." or self._folder_refusal(path) is None:
+                    return True
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -30,7 +30,7 @@ def test_a_folder_that_only_ends_like_a_log_is_taken(tmp_path: Path) -> None:
 
 def test_a_table_of_another_program_is_taken(tmp_path: Path) -> None:
     write_deltalake(tmp_path / "table", pa.table({"x": [1, 2]}))
-    write_photos(tmp_path, "a.png")
+    write_photos(tmp_path, "a.png", *(f"table/photos-{digits}.parquet" for digits in ("0" * 32, "a" * 64)))
     keys = keys_of(list_source(str(tmp_path)))
     assert keys == sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
 
@@ -97,6 +97,22 @@ def test_a_link_in_a_folder_that_is_excluded_does_not_hide_another(tmp_path: Pat
     listing = list_source(str(source), Selection(exclude=("b/*",)))
     assert keys_of(listing) == ["old/album/in.png"]
     assert skips_of(listing) == {"excluded": 1, "excluded_by_default": 1}
+
+
+def test_a_link_into_an_excluded_folder_is_followed(tmp_path: Path) -> None:
+    write_photos(tmp_path, "@eaDir/real/x.png", "@eaDir/real/deep/y.png", "raw/z.png", "raw/w.png")
+    (tmp_path / "@eaDir" / "real" / "up").symlink_to(tmp_path / "@eaDir")
+    for name, target in {"album": "@eaDir/real", "other": "@eaDir/real/deep", "whole": "@eaDir", "cooked": "raw"}.items():
+        (tmp_path / name).symlink_to(target)
+    listing = list_source(str(tmp_path), Selection(exclude=("raw/*",)))
+    assert keys_of(listing) == ["album/deep/y.png", "album/x.png", "cooked/w.png", "cooked/z.png"]
+    assert skips_of(listing)["excluded"] == 2
+    listing = list_source(str(tmp_path))
+    assert keys_of(listing) == ["album/deep/y.png", "album/x.png", "raw/w.png", "raw/z.png"]
+    (outer := tmp_path.with_name("outer")).mkdir()
+    (outer / "album").symlink_to(tmp_path)
+    (outer / "z").symlink_to(tmp_path / "@eaDir" / "real" / "deep")
+    assert "z/y.png" in keys_of(list_source(str(outer)))
 
 
 def test_hidden_names_are_taken_and_what_is_excluded_by_default_is_counted(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.archive.writer import ArchiveWriter
@@ -67,8 +70,6 @@ def test_decode_stops_before_it_begins_where_files_are_there(archive: str, tmp_p
 
 
 def test_resume_leaves_its_own_files_and_nothing_else(tmp_path: Path, archive: str) -> None:
-    from datetime import UTC, datetime
-
     url, out = str(tmp_path / "timed"), tmp_path / "out"
     at = datetime(2020, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
     ArchiveWriter.open_or_create(url).commit([replace(kept(key, png(i)), modified_at=at) for i, key in enumerate(KEYS)])
@@ -104,9 +105,25 @@ def test_a_folder_that_is_holds_or_lies_in_an_archive_is_refused(archive: str, t
             with pytest.raises(SettingError, match="is, holds or lies in an archive"):
                 decode(DecodeJob(archive=archive, destination=place, overwrite=overwrite))
     assert state(tmp_path) == before
-    # A table of another program, and a name that only looks like one, are not.
-    write(tmp_path / "fine", "x_delta_log/0.json", "_delta_log/notes.txt", "photos-2024.parquet")
+    # A table of another program, and names that only look like those of an archive, are not.
+    names = [f"photos-{digits}.parquet" for digits in ("0" * 32, "0" * 64)]
+    write(tmp_path / "fine", "x_delta_log/0.json", "_delta_log/notes.txt", "photos-2024.parquet", *names)
+    pq.write_table(pa.table({"key": [1]}), tmp_path / "fine" / f"photos-{'1' * 64}.parquet")
     assert decode(DecodeJob(archive=archive, destination=str(tmp_path / "fine"))).num_restored == 3
+
+
+def test_a_shard_that_a_source_held_comes_back_and_does_not_hinder_the_next_decode(archive: str, tmp_path: Path) -> None:
+    shard = next(Path(archive).glob("photos-*.parquet"))
+    url, out, name = str(tmp_path / "other"), tmp_path / "out", f"photos-{'2' * 32}.parquet"
+    at = datetime(2020, 1, 2, tzinfo=UTC)
+    rows = [kept(f"sub/{shard.name}", shard.read_bytes()), kept(name, b"notes"), kept("a.png", png(0))]
+    ArchiveWriter.open_or_create(url).commit([replace(row, modified_at=at) for row in rows])
+    job = DecodeJob(archive=url, destination=str(out), resume=True)
+    assert decode(job).num_restored == 3
+    (out / "a.png").unlink()
+    assert (decode(job).num_restored, decode(job).num_skipped) == (1, 3)
+    with pytest.raises(SettingError, match=r"are in .* already"):
+        decode(replace(job, resume=False))
 
 
 def test_nothing_is_written_through_a_linked_folder(archive: str, tmp_path: Path) -> None:
