@@ -12,17 +12,10 @@ import typer
 
 from jobs.options import ArchiveUrl, AsJson, Config, Device, Original, Overwrite, Weights
 from pipeline.errors import SettingError
+from pipeline.pixels.formats.suffixes import FORMATS, SUFFIXES, named_for
 
 if TYPE_CHECKING:
     from pipeline.records import EncodedPhoto
-
-FORMATS = {
-    "avif": "AVIF", "bmp": "BMP", "gif": "GIF", "heic": "HEIF", "heif": "HEIF", "hif": "HEIF", "jfif": "JPEG", "jpe": "JPEG",
-    "jpeg": "JPEG", "jpg": "JPEG", "jxl": "JXL", "png": "PNG", "tif": "TIFF", "tiff": "TIFF", "webp": "WEBP",
-}  # fmt: skip
-"""Suffix of a file -> Pillow's name of its format."""
-SUFFIXES = {"AVIF": "avif", "HEIF": "heic", "JPEG": "jpg", "PNG": "png", "TIFF": "tif", "WEBP": "webp"}
-"""Of the formats that can be written."""
 
 
 def restore(
@@ -99,10 +92,7 @@ def _default_path(key: str, format: str | None) -> Path:
     """The name of the restored photo in the working folder; where it would tell another format, with that one's suffix."""
     from pipeline.storage.names import name_of_key, restored_path
 
-    path = Path(os.fsdecode(name_of_key(restored_path(key).rpartition("/")[2])))
-    if format in SUFFIXES and FORMATS.get(_suffix(path)) != format:
-        return path.with_suffix(f".{SUFFIXES[format]}")
-    return path
+    return Path(named_for(os.fsdecode(name_of_key(restored_path(key).rpartition("/")[2])), format))
 
 
 def _check_formats(key: str, path: Path | None, format: str | None) -> None:

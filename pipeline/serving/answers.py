@@ -26,6 +26,7 @@ from pipeline.errors import (
     StreamError,
     UnknownModelError,
 )
+from pipeline.pixels.formats.suffixes import named_for
 from pipeline.pixels.metadata.xmp import ENHANCED
 from pipeline.records import EncodedPhoto, Outcome
 
@@ -85,6 +86,19 @@ def failure_of(row: EncodedPhoto) -> Problem:
     return problem(422, "photo-failed", detail, key=row.key)
 
 
+def kept_otherwise(row: EncodedPhoto, format: str | None) -> Problem | None:
+    """What a client is told that asks for a file that was kept as its bytes in another format than its own."""
+    if row.outcome is not Outcome.KEPT or format is None or media_type(row, format) == _MEDIA_TYPES.get(format):
+        return None
+    what = f"a {row.format} file" if row.format else "a file of no known format"
+    return problem(
+        422,
+        "kept-as-its-bytes",
+        f"{what}, whose own bytes are stored ({reason_of(row)}): ask for it without format",
+        key=row.key,
+    )
+
+
 def reason_of(row: EncodedPhoto) -> str | None:
     """Why a row was kept or failed, without the place that the photo came from."""
     if row.reason is None or not row.source_uri:
@@ -92,13 +106,13 @@ def reason_of(row: EncodedPhoto) -> str | None:
     return row.reason.replace(row.source_uri, row.key)
 
 
-def headers_of(row: EncodedPhoto, tag: str) -> dict[str, str]:
-    """Headers of a restored file: what it is, and what may be done with it."""
+def headers_of(row: EncodedPhoto, tag: str, format: str | None) -> dict[str, str]:
+    """Headers of a restored file in `format`: what it is, and what may be done with it."""
     said = {
         "ETag": tag,
         # Kept, if at all, by who asked; asked about each time, which costs no decoding.
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": content_disposition(row.key),
+        "Content-Disposition": content_disposition(row.key, None if row.outcome is Outcome.KEPT else format),
         "X-Content-Type-Options": "nosniff",
         "Photoark-Outcome": str(row.outcome),
         # An archive of a stranger's can say anything there.
@@ -115,9 +129,9 @@ def media_type(row: EncodedPhoto, format: str | None) -> str:
     return _MEDIA_TYPES.get(made or "", "application/octet-stream")
 
 
-def content_disposition(key: str) -> str:
+def content_disposition(key: str, format: str | None) -> str:
     """The name that `photoark restore` gives the file, also to who reads ASCII alone."""
-    name = PurePosixPath(key).name or "photo"
+    name = named_for(PurePosixPath(key).name or "photo", format)
     plain = re.sub(r"[^A-Za-z0-9 ._()-]", "_", name)
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 

@@ -40,6 +40,7 @@ from pipeline.serving.answers import (
     failure_of,
     headers_of,
     is_match,
+    kept_otherwise,
     media_type,
     problem,
     problem_of,
@@ -177,7 +178,9 @@ def http_app(server: PhotoServer, serving: ServingOptions = DEFAULT_SERVING) -> 
         row, tag = await run_in_threadpool(server.look_up, key, format)
         if row.outcome is Outcome.FAILED:
             return failure_of(row).response()
-        headers = headers_of(row, tag)
+        if said := kept_otherwise(row, format):
+            return said.response()
+        headers = headers_of(row, tag, format)
         if is_match(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers=headers)
         if request.method == "HEAD":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -86,8 +87,10 @@ def server(archive: str, errors: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("key", ["photo.jpg", SMALL, "kept.jpg", WHOLE])
-@pytest.mark.parametrize("format", [None, "PNG"])
+@pytest.mark.parametrize(
+    ("key", "format"),
+    [*itertools.product(["photo.jpg", SMALL, WHOLE], [None, "PNG"]), ("kept.jpg", None), ("kept.jpg", "JPEG")],
+)
 def test_a_photo_is_what_restore_makes_of_it(server: Server, archive: str, key: str, format: str | None) -> None:
     answer = server.photo(key, f"?format={format.lower()}" if format else "")
     assert answer.status == 200
@@ -150,6 +153,12 @@ def test_a_transcoded_file_is_the_source_and_has_pixels_for_other_formats(
     assert np.array_equal(read_pixels(answer.body), read_pixels(photo_files["wine.jpg"]))
 
 
+@pytest.mark.parametrize(("query", "name"), [("", "photo.jpg"), ("?format=png", "photo.png"), ("?format=jpeg", "photo.jpg")])
+def test_the_name_of_a_file_tells_its_format(server: Server, query: str, name: str) -> None:
+    for method in ("GET", "HEAD"):
+        assert f'filename="{name}"' in server.photo("photo.jpg", query, method=method).headers["Content-Disposition"]
+
+
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_every_key_comes_with_its_name_and_as_nothing_that_a_browser_runs(server: Server, key: str) -> None:
     answer = server.ask(f"/photos/{quote(key, safe='')}")
@@ -174,6 +183,8 @@ def test_every_key_comes_with_its_name_and_as_nothing_that_a_browser_runs(server
         ("/photos/%ff%fe", 404, "unknown-key"),
         ("/photos/", 404, "unknown-key"),
         ("/photos/failed.jpg", 422, "photo-failed"),
+        ("/photos/kept.jpg?format=png", 422, "kept-as-its-bytes"),
+        ("/photos/liar.bin?format=jpeg", 422, "kept-as-its-bytes"),
         ("/photos/broken.jpg", 500, "photo-damaged"),
         ("/photos/empty.bin", 500, "photo-damaged"),
         ("/photos/other.jpg", 500, "codec-not-installed"),
@@ -199,7 +210,7 @@ def test_what_cannot_be_had_says_why_and_nothing_of_the_server(
     assert said["detail"]
     assert not [word for word in (archive, SECRET_PLACE, "Traceback", ".parquet") if word in answer.body.decode()]
     if path.startswith("/photos/") and status != 400:
-        assert said["key"] == unquote(path.removeprefix("/photos/"), errors="replace")
+        assert said["key"] == unquote(path.removeprefix("/photos/").partition("?")[0], errors="replace")
     if word == "photo-failed":
         assert "failed.jpg is empty" in said["detail"]
     assert len(answer.body) < 1000
