@@ -52,6 +52,16 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     return there
 
 
+def failed_rows(job: DecodeJob, archive: Archive, fragments: Iterable[Fragment]) -> dict[Fragment, list[EncodedPhoto]]:
+    """Rows of which nothing was stored, so that nothing can be restored: a job with no others to do need not start Ray."""
+    failed = {}
+    for fragment in fragments:
+        with suppress(ArchiveDamagedError):  # reported where its photos are read
+            rows = encoded_from_table(read_fragment(archive.storage, fragment, ("key", "outcome", "reason")))
+            failed[fragment] = [row for row in rows if row.outcome is Outcome.FAILED and job.patterns.takes(row.key)]
+    return failed
+
+
 def _is_restored_shard(archive: Archive, path: str) -> bool:
     """Whether a file looks like a shard and is one that a source held: a lone shard is a file like others there."""
     if not SHARD_NAME.fullmatch(path.rpartition("/")[2]):

@@ -63,6 +63,11 @@ def restore(
     return RestoredPhoto(key=key, data=data, modified_at=row.modified_at, row=row)
 
 
+def failure_of(row: EncodedPhoto) -> PhotoError:
+    """The error that says why nothing can be restored of a row that failed."""
+    return PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+
+
 def original_of(row: EncodedPhoto) -> bytes:
     """The source file's own bytes.
 
@@ -72,7 +77,7 @@ def original_of(row: EncodedPhoto) -> bytes:
         ArchiveDamagedError: they are not those that were read.
     """
     if row.outcome is Outcome.FAILED:
-        raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+        raise failure_of(row)
     if row.original is None and is_transcoded(row):
         return _reconstructed(row)
     data = row.image if row.outcome is Outcome.KEPT else row.original
@@ -104,7 +109,7 @@ def decode_row(row: EncodedPhoto, options: CodecOptions = DEFAULT_OPTIONS) -> Pi
         StreamError: the bitstream is damaged, or its codec is not installed.
     """
     if row.outcome is Outcome.FAILED:
-        raise PhotoError(f"nothing to restore, it failed when it was encoded: {row.reason}", key=row.key)
+        raise failure_of(row)
     if row.image is None or row.codec is None:
         raise ArchiveDamagedError("the row holds neither a bitstream nor a file", key=row.key)
     if row.outcome is Outcome.KEPT:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import chain
 
 from pipeline.archive.reader import Archive, count_rows, list_fragments, no_key
-from pipeline.decode.destination import written_before
+from pipeline.decode.destination import failed_rows, written_before
 from pipeline.decode.job import DecodeJob
+from pipeline.decode.restore import failure_of
 from pipeline.job_summary import JobSummary
 from pipeline.on_ray.resources import bound_read_ahead
 from pipeline.progress import Clock, OnProgress, OnWait
@@ -50,11 +52,16 @@ def decode(
     if not wanted and not job.patterns.takes_all:
         raise no_key(job.archive, job.patterns)
     there = written_before(job, archive, wanted)
+    failed = failed_rows(job, archive, wanted) if job.resume else {}
+    num_failed = sum(map(len, failed.values()))
     num_total, num_there = sum(wanted.values()), sum(map(len, there.values()))
-    num_todo, took_s = num_total - num_there, round(clock.elapsed_s, 3)
+    num_todo, took_s = num_total - num_there - num_failed, round(clock.elapsed_s, 3)
     log.info("listed", extra={"stage": "list", "num_photos": num_total, "num_todo": num_todo, "took_s": took_s})
     num_left_out = 0 if job.patterns.takes_all else count_rows(archive) - num_total
-    summary = JobSummary(num_photos=num_there, num_skipped=num_there, num_left_out=num_left_out)
+    summary = JobSummary(num_photos=num_there + num_failed, num_skipped=num_there, num_left_out=num_left_out)
+    for row in chain.from_iterable(failed.values()):
+        summary.fail(row.key, failure_of(row).message)
+        log.warning("photo failed", extra={"key": row.key, "stage": "read", "reason": summary.failures[-1][1]})
     if num_todo:
         on_wait("starting Ray")
         connect()
@@ -62,7 +69,8 @@ def decode(
         from pipeline.decode.graph import run
 
         on_wait("loading the codec; the first photos are on their way")
-        left = {f: there.get(f, frozenset()) for f in wanted if len(there.get(f, ())) < wanted[f]}
+        done = {f: there.get(f, frozenset()).union(row.key for row in failed.get(f, ())) for f in wanted}
+        left = {f: keys for f, keys in done.items() if len(keys) < wanted[f]}
         run(archive, job, left, summary, num_todo, on_progress, should_stop=should_stop)
     summary.elapsed_s = clock.elapsed_s
     return summary
