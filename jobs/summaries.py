@@ -51,6 +51,7 @@ def show_generative(codecs: Iterable[str]) -> None:
 def show_encoded(summary: JobSummary) -> None:
     """Say what `encode` came to; photos of which the archive holds nothing are named, also those of earlier runs."""
     earlier = {key: why for key, why in summary.not_stored.items() if key not in dict(summary.failures)}
+    num_gone = summary.num_gone - len(summary.gone_failures)
     show(
         (summary.num_photos, "file in the source", "files in the source"),
         *_stored(summary),
@@ -58,7 +59,17 @@ def show_encoded(summary: JobSummary) -> None:
         (summary.num_recoded, "file was stored by another recipe", "files were stored by another recipe"),
         (summary.num_updated, "file has another time and the same bytes", "files have another time and the same bytes"),
         (summary.num_skipped - len(earlier), "file was stored already", "files were stored already"),
-        (summary.num_gone, "file in the archive is gone from the source", "files in the archive are gone from the source"),
+        (
+            summary.num_stored_meanwhile,
+            "file was stored by another job meanwhile",
+            "files were stored by another job meanwhile",
+        ),
+        (num_gone, "file in the archive is gone from the source", "files in the archive are gone from the source"),
+        (
+            len(summary.gone_failures),
+            f"file that failed {_GONE.format('is', 'its row')}",
+            f"files that failed {_GONE.format('are', 'their rows')}",
+        ),
         *_failed(summary),
         *_costs(summary),
     )
@@ -67,24 +78,33 @@ def show_encoded(summary: JobSummary) -> None:
     show_skipped(summary.skipped)
     name_files("failed", summary.failures)
     name_files("not stored", earlier)
+    name_files("gone", summary.gone_failures)
     one, many = (f"{words}; photoark retry SRC ARCHIVE tries again" for words in _NOT_STORED)
     show((len(summary.not_stored), one, many))
 
 
 def show_retried(summary: JobSummary) -> None:
     """Say what `retry` came to."""
-    gone = {key: why for key, why in summary.not_stored.items() if key not in dict(summary.failures)}
+    left = {key: why for key, why in summary.not_stored.items() if key not in dict(summary.failures)}
+    num_gone, num_dropped = summary.num_skipped, len(summary.gone_failures)
     show(
         (summary.num_photos, "file had failed", "files had failed"),
         *_stored(summary),
         *_failed(summary),
-        (summary.num_skipped, "file is gone from the source", "files are gone from the source"),
+        (num_gone, "file is gone from the source", "files are gone from the source"),
+        (
+            num_dropped,
+            "row was taken out: there is nothing left to store",
+            "rows were taken out: there is nothing left to store",
+        ),
+        *(["their rows stay: the source has no file of this archive; is it the right one?"] if num_gone > num_dropped else []),
         *_costs(summary),
     )
     show_generative(summary.codecs)
     show_skipped(skipped for skipped in summary.skipped if not skipped.reason.is_harmless)
     name_files("failed", summary.failures)
-    name_files("not stored", gone)
+    name_files("not stored", left)
+    name_files("gone", summary.gone_failures)
     show((len(summary.not_stored), *_NOT_STORED))
 
 
@@ -150,6 +170,7 @@ def show_skipped(skipped: Iterable[Skipped]) -> None:
 
 
 _RECIPES_SHOWN = 3
+_GONE = "{} gone from the source; photoark retry SRC ARCHIVE takes {} out"
 _NOT_STORED = ("file is not stored", "files are not stored")
 
 
@@ -170,5 +191,5 @@ def _failed(summary: JobSummary) -> list[tuple[int, str, str]]:
 
 def _costs(summary: JobSummary) -> list[str]:
     sizes = [shrinkage(summary.bytes_stored, summary.bytes_out)] if summary.bytes_stored else []
-    num_done = summary.num_new + summary.num_changed + summary.num_recoded
+    num_done = summary.num_new + summary.num_changed + summary.num_recoded + summary.num_stored_meanwhile
     return [*sizes, f"took {duration(summary.elapsed_s)}"] if num_done else ["nothing to encode"]

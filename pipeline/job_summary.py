@@ -33,6 +33,10 @@ class JobSummary:
     """Whose bytes are the same, and only what the row says of the source was not."""
     num_gone: int = 0
     """Rows whose photos the source no longer has; they stay."""
+    gone_failures: dict[str, str] = field(default_factory=dict)
+    """Key -> reason, of rows that are failures and whose files the source no longer has; `retry` takes these rows out."""
+    num_stored_meanwhile: int = 0
+    """Photos that another job stored while this one encoded them; its rows stay, and this job's count nowhere else."""
     num_encoded: int = 0
     codecs: dict[str, int] = field(default_factory=dict)
     """Codec -> how many of the encoded photos its streams stand for."""

@@ -112,7 +112,7 @@ def encode(
         show_encoded(summary)
     if summary.stopped:
         num_done = summary.num_new + summary.num_changed + summary.num_recoded + summary.num_updated + summary.num_skipped
-        raise stopped(summary.num_photos - num_done)
+        raise stopped(summary.num_photos - num_done - summary.num_stored_meanwhile)
     if not summary.is_complete:
         raise typer.Exit(INCOMPLETE)
 

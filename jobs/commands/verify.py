@@ -147,7 +147,7 @@ def verify(
     if not report.is_clean:
         raise typer.Exit(DAMAGED)
     is_short = repaired is not None and not repaired.is_complete
-    if is_short or report.not_stored or (comparison is not None and not comparison.is_complete):
+    if is_short or _not_stored(report, comparison) or (comparison is not None and not comparison.is_complete):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -228,14 +228,21 @@ def _show(report: VerifyReport, comparison: Comparison | None) -> None:
         show(f"{count(len(report.orphans), 'file')} that the log does not name, {size(size_bytes)}; no damage")
         for orphan in report.orphans:
             typer.echo(f"orphan: {orphan.path}: {orphan.size_bytes} bytes")
-    _show_not_stored(report.not_stored)
+    _show_not_stored(_not_stored(report, comparison))
     if comparison is not None:
         _show_comparison(comparison)
         typer.echo(_verdict(report, comparison))
 
 
+def _not_stored(report: VerifyReport, comparison: Comparison | None) -> dict[str, str]:
+    """Key -> reason, of rows that failed, but for those whose files are gone from the source."""
+    gone = comparison.gone_failures if comparison is not None else {}
+    return {key: reason for key, reason in report.not_stored.items() if key not in gone}
+
+
 def _show_not_stored(reasons: dict[str, str]) -> None:
-    show((len(reasons), "file is not stored", "files are not stored"))
+    hint = "photoark retry SRC ARCHIVE tries again"
+    show((len(reasons), f"file is not stored; {hint}", f"files are not stored; {hint}"))
     for key, reason in list(reasons.items())[:MAX_NAMED]:
         typer.echo(f"not stored: {key}: {reason}")
     if len(reasons) > MAX_NAMED:
@@ -250,6 +257,11 @@ def _show_comparison(comparison: Comparison) -> None:
         (len(comparison.not_stored), "file not stored", "files not stored"),
         (len(comparison.changed), "file changed", "files changed"),
         (len(comparison.extra), "file in the archive alone", "files in the archive alone"),
+        (
+            len(comparison.gone_failures),
+            "file that failed is gone from the source",
+            "files that failed are gone from the source",
+        ),
     )
     show_skipped(comparison.skipped)
     for key in comparison.missing:
@@ -258,6 +270,8 @@ def _show_comparison(comparison: Comparison) -> None:
         typer.echo(f"changed: {change.key}: {change.what}")
     for key in comparison.extra:
         typer.echo(f"extra: {key}")
+    for key, reason in comparison.gone_failures.items():
+        typer.echo(f"gone: {key}: {reason}")
 
 
 def _verdict(report: VerifyReport, comparison: Comparison) -> str:
@@ -269,7 +283,7 @@ def _verdict(report: VerifyReport, comparison: Comparison) -> str:
     num_left_out = sum(skipped.num_entries for skipped in comparison.skipped if skipped.reason in chosen)
     if any(skipped.reason is SkipReason.ARCHIVE for skipped in comparison.skipped):
         return "keep the source: an archive lies inside it"
-    if not report.is_clean or not comparison.is_complete:
+    if not report.is_clean or not comparison.is_complete or _not_stored(report, comparison):
         return "keep the source: not every file of it is stored, sound and unchanged"
     if num_left_out:
         return f"keep the source: {count(num_left_out, 'entry', 'entries')} that were left out are not stored"

@@ -111,7 +111,9 @@ class Comparison:
     """Key -> reason, of files of the source whose rows failed: nothing of them is stored."""
     changed: tuple[Change, ...]
     extra: tuple[str, ...]
-    """In the archive, gone from the source."""
+    """Stored in the archive, gone from the source."""
+    gone_failures: dict[str, str]
+    """Key -> reason, of rows that are failures and whose files are gone from the source: there is nothing left to store."""
     codecs: dict[str, int]
     """Codec -> files of the source that its streams stand for; files that are stored as their bytes have none."""
     skipped: tuple[Skipped, ...] = ()
@@ -147,6 +149,7 @@ class Comparer:
         self._digest = digest
         self._num_same = 0
         self._not_stored: dict[str, str] = {}
+        self._gone_failures: dict[str, str] = {}
         self._codecs: Counter[str] = Counter()
         self._changed: list[Change] = []
         self._extra: list[str] = []
@@ -159,7 +162,9 @@ class Comparer:
         """
         photo = self._left.pop(row.key, None)
         if photo is None:
-            if self._is_gone(row.key):
+            if self._is_gone(row.key) and row.outcome is Outcome.FAILED:
+                self._gone_failures[row.key] = reason_of(row)
+            elif self._is_gone(row.key):
                 self._extra.append(row.key)
         elif row.outcome is Outcome.FAILED:
             self._not_stored[row.key] = reason_of(row)
@@ -178,6 +183,7 @@ class Comparer:
             not_stored=dict(sorted(self._not_stored.items())),
             changed=tuple(sorted(self._changed, key=lambda change: change.key)),
             extra=tuple(sorted(self._extra)),
+            gone_failures=dict(sorted(self._gone_failures.items())),
             codecs=dict(self._codecs),
             skipped=self._skipped,
         )

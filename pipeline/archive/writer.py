@@ -21,9 +21,9 @@ from pipeline.archive.reader import Archive
 from pipeline.archive.references import heirs, holds, instead, reference
 from pipeline.archive.shard_reader import read_columns, read_shard
 from pipeline.archive.shard_writer import write_shard
-from pipeline.archive.versions import SOURCE_COLUMNS, SourceVersion, takes_place
+from pipeline.archive.versions import SOURCE_COLUMNS, SourceVersion, takes_place, version_of
 from pipeline.errors import ArchiveDamagedError, ArchiveError
-from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto
+from pipeline.records import ARCHIVE_SCHEMA, BLOB_COLUMNS, EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
 
 log = logging.getLogger(__name__)
@@ -61,12 +61,19 @@ class ArchiveWriter(Archive):
         storage = Storage(url)
         return cls(storage, LogWriter.open_or_create(storage))
 
-    def commit(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> int:
+    def commit(
+        self,
+        rows: Sequence[EncodedPhoto],
+        *,
+        seen: Mapping[str, SourceVersion] = _NOTHING_SEEN,
+        outrun: dict[str, EncodedPhoto] | None = None,
+    ) -> int:
         """Add `rows` in one commit; which one stays where a key is there already, `takes_place` says.
 
         Args:
             rows: one that is the same as itself only hands on what it tells of its source.
             seen: versions of rows in the archive, as the caller found them when it began to work on what replaces them.
+            outrun: takes up the rows of other writers that came after `seen` and stay in the place of some of `rows`.
 
         Returns:
             How many rows went in.
@@ -80,18 +87,26 @@ class ArchiveWriter(Archive):
         for i in range(_MAX_TRIES):
             self.log.refresh()
             with self._unless_outrun():
-                wanted, is_new = self._wanted(rows, seen)
+                wanted, is_new, others = self._wanted(rows, seen)
                 if not wanted or self._insert(wanted, is_new=is_new):
                     self._tell(len(wanted), i + 1, started_s)
+                    if outrun is not None:
+                        outrun.update(others)
                     return len(wanted)
         raise self._outrun()
 
-    def refer(self, rows: Sequence[EncodedPhoto], *, seen: Mapping[str, SourceVersion] = _NOTHING_SEEN) -> list[EncodedPhoto]:
+    def refer(
+        self,
+        rows: Sequence[EncodedPhoto],
+        *,
+        seen: Mapping[str, SourceVersion] = _NOTHING_SEEN,
+        outrun: dict[str, EncodedPhoto] | None = None,
+    ) -> list[EncodedPhoto]:
         """Let each of `rows` share the stream of the row that it is the same as, in one commit.
 
         Args:
             rows: with key, source and `same_as`; all else is filled in.
-            seen: as for `commit`.
+            seen, outrun: as for `commit`.
 
         Returns:
             Those for which there is no row with such a stream, or not yet.
@@ -104,9 +119,11 @@ class ArchiveWriter(Archive):
             self.log.refresh()
             with self._unless_outrun():
                 ready, waiting = self._referring(rows)
-                wanted, is_new = self._wanted(ready, seen)
+                wanted, is_new, others = self._wanted(ready, seen)
                 if not wanted or self._insert(wanted, is_new=is_new):
                     self._tell(len(wanted), i + 1, started_s)
+                    if outrun is not None:
+                        outrun.update(others)
                     return waiting
         raise self._outrun()
 
@@ -129,6 +146,28 @@ class ArchiveWriter(Archive):
             with self._unless_outrun():
                 if self._replace({row.key: row for row in rows}, drop=drop, ignore=ignore):
                     self._tell(len(rows), i + 1, started_s)
+                    return
+        raise self._outrun()
+
+    def drop_failures(self, keys: Collection[str]) -> None:
+        """Take those rows of `keys` out that are failures, in one commit.
+
+        Raises:
+            As `put`.
+        """
+        for _ in range(_MAX_TRIES):
+            self.log.refresh()
+            with self._unless_outrun():
+                dropped, written = [], []
+                for shard in self.shards():
+                    if self._keys_of(shard).isdisjoint(keys):
+                        continue
+                    rows = read_shard(self.storage, shard.path)
+                    left = [row for row in rows if row.key not in keys or row.outcome is not Outcome.FAILED]
+                    if len(left) < len(rows):
+                        dropped.append(shard.path)
+                        written += [write_shard(self.storage, left)] if left else []
+                if not dropped or self.log.swap(dropped, written):
                     return
         raise self._outrun()
 
@@ -156,8 +195,10 @@ class ArchiveWriter(Archive):
                 waiting.append(row)
         return ready, waiting
 
-    def _wanted(self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]) -> tuple[dict[str, EncodedPhoto], bool]:
-        """Those of `rows` that are to go in, by key, and whether none of them has a row yet."""
+    def _wanted(
+        self, rows: Iterable[EncodedPhoto], seen: Mapping[str, SourceVersion]
+    ) -> tuple[dict[str, EncodedPhoto], bool, dict[str, EncodedPhoto]]:
+        """Those of `rows` that are to go in, by key; whether none of them has a row yet; others' rows that stay instead."""
         new = {row.key: row for row in rows}
         there = self._rows_of(new.keys(), SOURCE_COLUMNS)
         wanted = {
@@ -165,7 +206,8 @@ class ArchiveWriter(Archive):
             for key, row in new.items()
             if (takes_place(row, there[key], seen.get(key)) if key in there else row.same_as != key)
         }
-        return wanted, there.keys().isdisjoint(wanted)
+        others = {key: row for key, row in there.items() if key not in wanted and version_of(row) != seen.get(key)}
+        return wanted, there.keys().isdisjoint(wanted), others
 
     def _rows_of(self, keys: Iterable[str], columns: Sequence[str]) -> dict[str, EncodedPhoto]:
         in_order = sorted(keys)

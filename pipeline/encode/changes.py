@@ -39,6 +39,10 @@ class Work:
     num_unchanged: int = 0
     num_gone: int = 0
     """Rows whose photos the source no longer has; they stay."""
+    gone_failures: dict[str, str] = field(default_factory=dict)
+    """Key -> reason, of those of them that are failures: there is nothing left to store."""
+    stored_meanwhile: dict[str, EncodedPhoto] = field(default_factory=dict)
+    """Key -> row of another job that took the place of one of ours, or left it out; filled in by commits."""
 
     def known_sha256(self, key: str) -> str | None:
         """SHA-256 of a photo that, if it still has the same bytes, need not be encoded again."""
@@ -77,7 +81,10 @@ def find_work(
         is_changed = photo is not None and difference(row, photo) is not None
         is_other = photo is not None and not is_changed and _is_other(work, row, made)
         if photo is None:
-            work.num_gone += is_gone(row.key)
+            if is_gone(row.key):
+                work.num_gone += 1
+                if row.outcome is Outcome.FAILED:
+                    work.gone_failures[row.key] = reason_of(row)
         elif recode and is_other and row.same_as is not None:
             sharing[photo.key] = row.same_as, _version(row, photo)
         elif recode and is_other:
@@ -104,6 +111,17 @@ def find_work(
     wanted = {photo.size_bytes for photo in work.todo.values()}
     work.holders = {sha: key for (sha, key), size in zip(work.holders.items(), sizes, strict=True) if size in wanted}
     return work
+
+
+def count_stored_meanwhile(work: Work, made: Callable[[EncodedPhoto], bool | None]) -> None:
+    """Take the rows `work.stored_meanwhile` into account in `work.other_recipes`.
+
+    Args:
+        made: as for `find_work`.
+    """
+    for row in work.stored_meanwhile.values():
+        if row.outcome is not Outcome.FAILED:
+            _is_other(work, row, made)
 
 
 def _is_other(work: Work, row: EncodedPhoto, made: Callable[[EncodedPhoto], bool | None]) -> bool:

@@ -59,6 +59,8 @@ class Committer:
         """The photos of all rows that `refer` has not made rows of."""
         self._waiting: list[EncodedPhoto] = []
         """Those that `refer` gave back: the row that they refer to has not come. The thread's own while it is busy."""
+        self._bytes_taken = self._num_failed = 0
+        """Of the rows that were taken in, committed or not."""
         self._example_every = 1
         self._gathered_bytes = 0
         self._is_busy = self._is_wanted_now = self._is_closed = False
@@ -108,7 +110,8 @@ class Committer:
                 else:
                     self._rows.append(row)
                     self._gathered_bytes += row_bytes(row)
-                    self._count(row)
+                self._bytes_taken += row.source_bytes
+                self._num_failed += row.outcome is Outcome.FAILED
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -136,8 +139,8 @@ class Committer:
             return Progress(
                 num_done=num_total - len(self._work.todo),
                 num_total=num_total,
-                num_failed=self.summary.num_failed,
-                bytes_done=self.summary.bytes_in,
+                num_failed=self._num_failed,
+                bytes_done=self._bytes_taken,
                 elapsed_s=self._clock.elapsed_s,
             )
 
@@ -185,6 +188,8 @@ class Committer:
             took_s = time.perf_counter() - started_s
             with self._changed:
                 self._history.commit(len(rows), took_s)
+                for row in rows:
+                    self._count(row)
             record_commit(len(rows), took_s)
         asked, waiting = [*self._waiting, *references], []
         if asked:
@@ -202,6 +207,13 @@ class Committer:
     def _count(self, row: EncodedPhoto) -> None:
         summary = self.summary
         summary.bytes_in += row.source_bytes
+        others = self._work.stored_meanwhile.get(row.key)
+        if others is not None and others.outcome is not Outcome.FAILED:
+            summary.num_stored_meanwhile += 1
+            summary.not_stored.pop(row.key, None)
+            if row.key in self._work.recoding:
+                summary.num_other_recipe -= 1
+            return
         if row.same_as == row.key:
             summary.num_updated += 1
             return

@@ -45,14 +45,17 @@ def retry(
     """Encode every photo whose row in `job.archive` says that it failed, and that `job.source` still has and selects.
 
     A commit takes the shard with the old row out and one with the new row in; a job that dies in between leaves the old
-    row, and the same job run again goes on. What fails again for the same reason keeps its row.
+    row, and the same job run again goes on. What fails again for the same reason keeps its row. Where the source no longer has
+    the file, nothing is left to store, and the row is taken out; but not if the source has no file of the archive at all, as
+    where a disk is not mounted.
 
     Args:
         on_wait, history, should_stop, connect: as for `pipeline.encode.run.encode`. What failed again before a stop is
             tried again next time.
 
     Returns:
-        Totals; `num_photos` are all that had failed, `num_skipped` those of them that the source no longer has.
+        Totals; `num_photos` are all that had failed, `num_skipped` those of them that the source no longer has, and
+        `gone_failures` those whose rows were taken out.
 
     Raises:
         SettingError: the source does not exist, or a setting is wrong.
@@ -75,12 +78,17 @@ def retry(
         if changed:
             archive.put(changed)
 
-    work = Work(todo={key: photos[key] for key in reasons if key in photos}, not_stored=dict(reasons))
+    gone = {key: reason for key, reason in reasons.items() if key not in photos}
+    if gone and archive.keys().isdisjoint(photos):
+        gone = {}
+    archive.drop_failures(gone.keys())
+    not_stored = {key: reason for key, reason in reasons.items() if key not in gone}
+    work = Work(todo={key: photos[key] for key in reasons if key in photos}, not_stored=not_stored)
     num_todo = len(work.todo)
     log.info("listed", extra={"stage": "list", "num_photos": len(reasons), "num_todo": num_todo})
     summary = process(
         job, work, commit, on_progress, on_wait=on_wait, history=history, should_stop=should_stop, connect=connect
     )  # fmt: skip
     summary.num_photos, summary.num_skipped, summary.elapsed_s = len(reasons), len(reasons) - num_todo, clock.elapsed_s
-    summary.skipped = listing.skipped
+    summary.skipped, summary.gone_failures = listing.skipped, gone
     return summary

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.archive.writer import ArchiveWriter
-from pipeline.encode.changes import Work
+from pipeline.encode.changes import Work, count_stored_meanwhile
 from pipeline.encode.history import History
 from pipeline.encode.job import EncodeJob
 from pipeline.job_summary import JobSummary
@@ -76,9 +76,12 @@ def encode(
     del listing  # as rows come, `work` lets go of theirs: memory does not grow with what is done
     log.info("listed", extra={"stage": "list", "num_photos": num_photos, "num_todo": num_todo, "took_s": took_s})
     summary = process(
-        job, work, partial(archive.commit, seen=work.seen), on_progress, on_wait=on_wait, history=history,
-        should_stop=should_stop, connect=connect, refer=partial(archive.refer, seen=work.seen) if job.dedupe else None,
+        job, work, partial(archive.commit, seen=work.seen, outrun=work.stored_meanwhile), on_progress, on_wait=on_wait,
+        history=history, should_stop=should_stop, connect=connect,
+        refer=partial(archive.refer, seen=work.seen, outrun=work.stored_meanwhile) if job.dedupe else None,
     )  # fmt: skip
+    count_stored_meanwhile(work, job.settings().recipe().made)
+    summary.gone_failures = work.gone_failures
     summary.num_photos, summary.num_gone, summary.elapsed_s = num_photos, work.num_gone, clock.elapsed_s
     summary.num_skipped += work.num_unchanged
     summary.num_other_recipe += work.other_recipes.total()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from pipeline.archive.reader import find, read_rows
 from pipeline.archive.shard_writer import write_shard
 from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt
+from pipeline.decode.job import DecodeJob
 from pipeline.decode.restore import restore
+from pipeline.decode.run import decode
 from pipeline.encode.job import EncodeJob
 from pipeline.encode.read import read_block
 from pipeline.encode.repair import RepairSummary, repair
@@ -31,6 +34,7 @@ from pipeline.on_ray.work import split_work
 from pipeline.progress import Progress
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table, photos_to_table
 from pipeline.sources.folder import list_photos
+from pipeline.sources.selection import Selection
 from pipeline.storage.base import Storage
 from tests.pipeline.archive.test_archive import row, versions
 from tests.pipeline.stages.test_encode_decode import tree
@@ -118,14 +122,73 @@ def test_what_failed_is_encoded_again_and_the_rest_stays(tmp_path: Path) -> None
     summary = retry(job)
     assert (summary.num_photos, summary.num_encoded, summary.num_failed, summary.num_skipped) == (5, 2, 2, 1)
     after = rows_of(job)
-    assert after.keys() == before.keys()  # what is new is for `encode`
-    assert {key for key in after if after[key] == before[key]} == {"a.jpg", "gone.jpg", "same.jpg"}
+    assert after.keys() == before.keys() - {"gone.jpg"}  # what is new is for `encode`
+    assert summary.gone_failures == {"gone.jpg": before["gone.jpg"].reason}
+    assert {key for key in after if after[key] == before[key]} == {"a.jpg", "same.jpg"}
     assert [after[key].outcome for key in ("b.jpg", "c.jpg")] == [Outcome.ENCODED] * 2
     assert ("not an image" in (before["other.jpg"].reason or ""), "empty" in (after["other.jpg"].reason or "")) == (True, True)
     assert Image.open(io.BytesIO(restore(archive, "b.jpg").data)).size == (40, 30)
-    assert all(keys == sorted(before) for keys in versions(archive)[2:])
+    assert all(keys == sorted(after) for keys in versions(archive)[3:])
     assert verify(ArchiveWriter.open(archive)).is_clean
     assert tree(source) == files
+
+
+def test_a_failure_whose_file_is_gone_is_settled(job: EncodeJob, tmp_path: Path) -> None:
+    source = Storage(job.source)
+    bad = {"bad.jpg": "", "worse.jpg": "no photo"}
+    for key, text in bad.items():
+        source.write(key, text.encode())
+    archived(job.source, job.archive, shard_photos=20)
+    (tmp_path / "empty").mkdir()
+
+    summary = encode(job)
+    assert ([*summary.not_stored], summary.gone_failures, summary.is_complete) == ([*bad], {}, False)
+    for key in (*bad, "7.jpg"):
+        source.delete(key)
+    summary = encode(job)
+    assert ([*summary.gone_failures], summary.not_stored, summary.num_gone, summary.is_complete) == ([*bad], {}, 3, True)
+    summary = retry(replace(job, selection=Selection(exclude=("w*",))))  # it may be there
+    assert ([*summary.gone_failures], summary.is_complete) == (["bad.jpg"], True)
+    summary = retry(replace(job, source=str(tmp_path / "empty")))
+    assert (summary.gone_failures, [*summary.not_stored], summary.is_complete) == ({}, ["worse.jpg"], False)
+    assert retry(job).is_complete
+    assert rows_of(job).keys() == set(KEYS)
+    assert (retry(job).num_photos, encode(job).gone_failures) == (0, {})
+
+
+def test_a_decode_of_failures_alone_needs_no_ray(job: EncodeJob, tmp_path: Path) -> None:
+    Storage(job.source).write("bad.jpg", b"no photo")
+    archived(job.source, job.archive, shard_photos=20)
+    to = DecodeJob(archive=job.archive, destination=str(tmp_path / "out"), resume=True)
+    assert decode(to).num_restored == 8
+
+    def connect() -> None:
+        raise AssertionError("Ray is started")
+
+    summary = decode(to, connect=connect)
+    assert (summary.num_photos, summary.num_skipped, summary.num_restored) == (9, 8, 0)
+    assert [(key, "not an image" in why) for key, why in summary.failures] == [("bad.jpg", True)]
+    (tmp_path / "out" / "3.jpg").unlink()
+    summary = decode(to)
+    assert (summary.num_photos, summary.num_restored, summary.num_failed) == (9, 1, 1)
+
+
+def test_a_job_that_another_one_outran_says_so(job: EncodeJob) -> None:
+    source = Storage(job.source)
+    for key in ("new.jpg", "other.jpg"):
+        source.write(key, photo(20))
+    source.write("bad.jpg", b"no photo")
+
+    def outrun(what: str) -> None:
+        if what == "starting Ray":
+            summary = encode(replace(job, codec="jpeg", selection=Selection(exclude=("other*",))))
+            assert (summary.num_encoded, summary.num_failed, summary.num_stored_meanwhile) == (1, 1, 0)
+
+    summary = encode(job, on_wait=outrun)
+    assert (summary.num_new, summary.num_encoded, summary.num_stored_meanwhile, summary.num_failed) == (2, 1, 1, 1)
+    assert (summary.num_other_recipe, [recipe[:4] for recipe in summary.other_recipes]) == (1, ["jpeg"])
+    assert [*summary.not_stored] == ["bad.jpg"]
+    assert find(ArchiveWriter.open(job.archive), "new.jpg").codec == "jpeg"
 
 
 def test_missing_and_damaged_shards_come_back_and_sound_ones_stay(job: EncodeJob) -> None:
