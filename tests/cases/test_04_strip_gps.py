@@ -64,10 +64,62 @@ BY_OTHERS = (
     b'</dc:subject><dc:title><rdf:Alt><rdf:li xml:lang="x-default">a title</rdf:li></rdf:Alt></dc:title>'
     b"</rdf:Description></rdf:RDF></x:xmpmeta>"
 )
+# Names and values of programs that exiftool does not know.
+BY_VALUE = {
+    "UTMEasting": "691607.5", "HomePoint": "48.1,11.5", "TakeOffPoint": "48.1, 11.5", "Position": "48.1 11.5",
+    "GeoLocation": "48.137154,11.576124", "Location": "48.1,11.5", "LocationISO6709": "+48.137154+011.576124/",
+    "MGRS": "32UPU9160735", "WKT": "POINT(11.576124 48.137154)", "PlusCode": "8FWH4HPX+WV", "Elevation": "519",
+    "GeoX": "11.576124", "What3Words": "a.b.c", "a": "48.137154, 11.576124", "b": "48°08'13.8&quot;N 11°34'34.0&quot;E",
+    "c": "48,8.229N", "d": "SRID=4326;POINT (11.576124 48.137154)", "e": "+48.137154+011.576124/",
+    "f": "32U PU 91607 35788", "g": "32U 691607 5334761", "h": "8FWH4HPX+WV", "i": "&#103;eo:48.137154,11.5",
+    "j": "https://www.openstreetmap.org/#map=15/48.137154/11.576124",
+    "k": "{&quot;lat&quot;:48.137154,&quot;lon&quot;:11.576124}", "l": "GPS: 48.137154 11.576124 519", "m": "lat=48.137154",
+    "n": "latitude 48.137154", "o": "N 48.137154 E 11.576124",
+}  # fmt: skip
+VALUES_STAY = {
+    "Title": "Latitude 48", "Caption": "At 48 Baker Street, 11.5 km from home", "Location": "Marienplatz",
+    "Version": "15.4", "Date": "2024-05-06T07:08:09.123", "Crop": "0.25 0.125", "Curve": "128, 130",
+    "Lens": "24/1 70/1 28/10 28/10", "Phone": "+49 89 12345", "Id": "xmp.did:0a1b2c3d-4e5f",
+    "AuthorsPosition": "photographer", "Face": "0.512345, 0.498765", "Ratio": "1.5",
+}  # fmt: skip
+REMARKS = "<!-- GPSLatitude 48.137154 --><?own lat=48.137154?>"
+
+
+def packet_of(properties: dict[str, str], remarks: str = "") -> bytes:
+    """A packet that holds each property as an attribute and as an element."""
+    attributes = " ".join(f'my:{name}="{value}"' for name, value in properties.items())
+    elements = "".join(f"<my:{name}>{value}</my:{name}>" for name, value in properties.items())
+    text = (
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/">{remarks}<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:my="http://example.org/my/" {attributes}><!-- a remark -->'
+        f"<my:more rdf:parseType='Resource'>{elements}</my:more></rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    return text.encode()
+
+
+def exif_with_gps(order: str, kind: int, code: str, count: int) -> bytes:
+    """An EXIF block whose pointer to the GPS directory is of some type."""
+    directory = 8 + 2 + 12 + 4
+    pointer = struct.pack(order + "HHI", 0x8825, kind, count) + struct.pack(order + code, directory).ljust(4, b"\0")
+    values = directory + 2 + 24 + 4
+    gps = struct.pack(order + "HHHI4s", 2, 1, 2, 2, b"N") + struct.pack(order + "HHII", 2, 5, 3, values) + bytes(4)
+    gps += struct.pack(order + "6I", 48, 1, 8, 1, 137154, 10000)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    return head + struct.pack(order + "IH", 8, 1) + pointer + bytes(4) + gps
+
+
+POINTERS = {
+    f"{kind} {code}{count} {order}": exif_with_gps("<" if order == "le" else ">", kind, code, count)
+    for kind, code, count in (
+        (1, "I", 4), (2, "I", 4), (3, "H", 1), (3, "H", 2), (4, "I", 1), (7, "I", 4), (8, "h", 1), (9, "i", 1), (13, "I", 1),
+    )
+    for order in ("le", "be")
+}  # fmt: skip
 A_POSITION = re.compile(
     r"gps(?!\w*version)|latitude|longitude|longtitude|altitude|coordinate|elevation|wkt|cell|lat$|lon$|point|geo"
 )
 HARMLESS = re.compile(r"XMP-exifEX:ISOSpeedLatitude|File:|ExifTool:")
+CLEAN = {"kept clean.png", "kept clean too.png"}
 
 
 def positions(tags: dict[str, object]) -> list[str]:
@@ -106,6 +158,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jpeg = saved(picture, "JPEG")
     (folder / "by others long.jpg").write_bytes(jpeg[:2] + both + jpeg[2:])
     exiftool("-overwrite_original", "-IPTC:Keywords=square", "-IPTC:Keywords=geo:lat=48.137154", folder / "a.jpg")
+    for name in ("a.jpg", "e.heic"):
+        picture.save(folder / f"values {name}", xmp=packet_of(BY_VALUE | {"rest": "stays"}, REMARKS))
+        picture.save(folder / f"others {name}", xmp=packet_of(VALUES_STAY))
+    picture.save(
+        folder / "values d.tif",
+        tiffinfo={42112: "<GDALMetadata><Item name='LAT'>48.137154</Item></GDALMetadata>", 270: "48.137154, 11.576124"},
+    )
     # Kept for their palette, whatever they hold.
     palette = picture.quantize(16)
     palette.save(folder / "kept clean.png", xmp=b"<x/>")
@@ -125,8 +184,30 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "profile": raw_profile("exif", gps.tobytes()),
         "profile of xmp": raw_profile("xmp", BY_OTHERS),
     }
+    dji = b'xmlns="http://www.dji.com/drone-dji/1.0/"'
+    for i, element in enumerate(
+        (b"<Latitude %s>48</Latitude>", b"<Coordinates %s/>", b'<e:Latitude xmlns:e="x">48</e:Latitude>', b'<a e:Lat="48"/>',
+         b"<d.x:Latitude>48</d.x:Latitude>", "<é:Longitude>11</é:Longitude>".encode())
+    ):  # fmt: skip
+        kept[f"tag {i}"] = chunk(b"tEXt", b"unknown\0" + element.replace(b"%s", dji))
+    for i, (name, value) in enumerate(BY_VALUE.items()):
+        kept[f"value {i}"] = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet_of({name: value}))
+    texts = (
+        "Latitude\x0048.1", "Location\0+48.1373+011.5754/", "Comment\0geo:48.13,11.5", 'Comment\0{"lat":48.1373,"lon":11.57}',
+        "Comment\0taken at 48.1373, 11.5754 or so", "Comment\x0048°08'13.8\"N",
+    )  # fmt: skip
+    kept |= {f"text {i}": chunk(b"tEXt", text.encode("latin-1")) for i, text in enumerate(texts)}
+    for name, block in POINTERS.items():
+        kept[f"pointer {name}"] = chunk(b"eXIf", block)
+        kept[f"pointer {name} in a text"] = raw_profile("exif", b"Exif\0\0" + block)
+    clean = packet_of(VALUES_STAY)
+    (folder / "kept clean too.png").write_bytes(
+        png[:33] + chunk(b"tEXt", b"Comment\0 1.5, 2.5") + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + clean) + png[33:]
+    )
     for name, added in kept.items():
         (folder / f"kept {name}.png").write_bytes(png[:33] + added + png[33:])
+    for name, block in POINTERS.items():
+        (folder / f"pointer {name}.jpg").write_bytes(jpeg[:2] + segment(0xE1, b"Exif\0\0" + block) + jpeg[2:])
     # What cannot be read may hold anything.
     thumbnail = Image.Exif()
     thumbnail[0x0112] = 1
@@ -144,14 +225,15 @@ def test_exiftool_finds_no_position_in_any_restored_file(source: Path, tmp_path:
     rows, restored = there_and_back(source, tmp_path, strip_gps=True)
     before, after = tags_of(source), tags_of(restored)
     for name, tags in before.items():
-        if not name.startswith(("kept", "bad", "gps in")):
+        if not name.startswith(("kept", "bad", "gps in", "values d", "others", "pointer")):
             assert positions(tags), name
     failed = {key for key, row in rows.items() if row.outcome is Outcome.FAILED}
-    assert failed == {key for key in rows if key.startswith(("kept", "bad", "gps in"))} - {"kept clean.png"}
+    assert failed == {key for key in rows if key.startswith(("kept", "bad", "gps in"))} - CLEAN
     assert all("--strip-gps" in (rows[key].reason or "") for key in failed)
     assert after.keys() == rows.keys() - failed
     for name, tags in after.items():
-        assert not positions(tags), name
+        if name not in ("others a.jpg", "others e.heic", "kept clean too.png"):
+            assert not positions(tags), name
         assert not re.search(rb"48\.137|11\.576|geo:l", (restored / name).read_bytes()), name
         if name in ("a.jpg", "b.png", "c.webp", "d.tif"):
             stays = [tag for tag in before[name] if tag.startswith(("XMP-dc", "XMP-iptcCore:", "XMP-photoshop:"))]
@@ -168,6 +250,16 @@ def test_exiftool_finds_no_position_in_any_restored_file(source: Path, tmp_path:
             assert tags["XMP-own:PlaceName"] == "square > circle"
             assert tags["XMP-drone-dji:GimbalPitchDegree"] in ("-90", -90)
     assert after["a.jpg"]["IPTC:Keywords"] == "square"
+    latitude = struct.pack("<2I", 137154, 10000), struct.pack(">2I", 137154, 10000)
+    for name, row in rows.items():
+        if name.startswith("pointer"):
+            assert not any(number in (row.exif or b"") for number in latitude), name
+    for name in ("a.jpg", "e.heic"):
+        packet = rows[f"values {name}"].xmp or b""
+        assert [text for text in re.findall(rb"my:(\w+)", packet) if text not in (b"more", b"rest")] == []
+        assert packet.count(b"stays") == 2
+        expected = packet_of(VALUES_STAY)
+        assert rows[f"others {name}"].xmp == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Positions in XMP: which properties are one, by what their names mean, and a packet without them.
+"""Positions in XMP: which properties are one, by what their names mean or what they hold, and a packet without them.
 
 Cameras, drones and programs have namespaces of their own for positions, and new ones come; exiftool's tables know some dozen.
 So a name counts in every namespace: exif:GPSLatitude, drone-dji:GpsLongtitude, Camera:GPSXYAccuracy, dwc:decimalLatitude.
@@ -7,10 +7,13 @@ Whole namespaces count where they hold nothing else.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
+
+from pipeline.pixels.metadata import coordinates
 
 _NAMESPACES = (
     b"www.w3.org/2003/01/geo/wgs84_pos", b"www.georss.org/georss", b"www.opengis.net/gml", b"www.opengis.net/kml",
@@ -18,21 +21,33 @@ _NAMESPACES = (
 )  # fmt: skip
 """Parts of the URIs of namespaces that hold positions alone: points and shapes on a map, cells of a mobile network."""
 _WORDS = (
-    rb"gps|(?<!isospeed)latitude|longitude|longtitude|altitude|geohash|geopoint|coordinate|footprintwkt"
-    rb"|(?:minimum|maximum|verbatim|ground|terrain)_?(?:elevation|depth|distanceabovesurface)"
+    rb"gps|(?<!isospeed)latitude|longitude|longtitude|altitude|coordinate|wkt|plus_?code|what_?3_?words|iso_?6709|waypoint|geouri"
+    rb"|elevation$|easting|northing|cell_?(?:id|tower|global)|location_?area_?code|wgs_?84"
+    rb"|geo_?(?:hash|code|point|pos|loc|coord|tag|json|rss|lat|lon|lng)|^geo_?[xyz]$"
+    rb"|(?:home|take_?off|launch|landing)_?(?:point|pos|loc|coord)"
+    rb"|(?:flight|relative|absolute|ellipsoid(?:al)?|terrain|ground|orthometric|baro(?:metric)?)_?height|height_?above"
+    rb"|(?:minimum|maximum|verbatim|ground|terrain)_?(?:elevation|depth|distanceabovesurface)|^(?:camera|drone)?_?position$"
 )
 _NAME = re.compile(rb"(?i:" + _WORDS + rb")")
+_PLACE = re.compile(rb"(?i:(?<!subject)location|(?<!focus)position|place$|home|take_?off|where)")
+"""Names of what may be words or numbers; the numbers are a position."""
 _PART = re.compile(rb"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_ANYWHERE, _AT_END = frozenset({b"lat", b"lon", b"lng", b"latlon", b"latlong", b"latlng"}), frozenset({b"long", b"alt"})
+_ANYWHERE = frozenset(
+    {b"lat", b"lon", b"lng", b"latlon", b"latlong", b"latlng", b"utm", b"mgrs", b"olc", b"ecef", b"coord", b"coords"}
+)
+_AT_END = frozenset({b"long", b"alt", b"agl", b"msl", b"amsl", b"asl"})
 """Parts of a name such as LRFTargetLat or lat_long, and those that count as the last one only: AltText is no height."""
 _RDF = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-_COORDINATE = re.compile(rb"\s*geo:(?:-?\d|(?:lat|lon|lng|long|alt)\w*=)", re.IGNORECASE)
 _START_TAG = re.compile(rb"""<[^\s/>]+((?:\s+[^\s=<>/]+\s*=\s*(?:"[^"]*"|'[^']*'))*)\s*/?>""")
 _ATTRIBUTE = re.compile(rb"""\s+([^\s=<>/]+)\s*=\s*("[^"]*"|'[^']*')""")
 _MAX_DEPTH = 100
-_MAX_VALUE_BYTES = 64
+_MAX_VALUE_BYTES = 4096
 # Each begins with a letter or more that are searched for fast.
 _QUALIFIED = re.compile(rb":([A-Za-z][\w-]{2,80})")
+_TAG = re.compile(rb"""<(?:([^\s<>/:="'&;]{1,40}):)?([A-Za-z_][\w.-]{2,80})[\s/>]""")
+_IN_TAG = re.compile(rb"""\s(?:([^\s<>/:="'&;]{1,40}):)?([A-Za-z_][\w.-]{2,80})\s{0,20}=\s{0,20}["']""")
+_SYNTAX = frozenset({b"rdf", b"xml", b"xmlns"})
+"""Prefixes of what XML and RDF say themselves."""
 _MAX_NAMES = 1_000_000
 """Far more than an honest file holds; to look at more could take minutes."""
 _PREFIX = re.compile(rb"[\w-]{2}$")
@@ -49,11 +64,6 @@ def is_position(namespace: bytes, name: bytes) -> bool:
     return not _ANYWHERE.isdisjoint(parts) or (bool(parts) and parts[-1] in _AT_END)
 
 
-def is_coordinate(value: bytes) -> bool:
-    """Whether a value is a coordinate whatever it is called: a URI such as geo:48.1,11.6, or a tag such as geo:lat=48.1."""
-    return _COORDINATE.match(value) is not None
-
-
 def in_bytes(data: bytes) -> bool:
     """Whether a file that nobody takes apart may name a position: in XMP wherever it stands, or in a text of a PNG's."""
     if any(namespace in data for namespace in _NAMESPACES):
@@ -62,8 +72,14 @@ def in_bytes(data: bytes) -> bool:
         if i == _MAX_NAMES:
             return True
         prefix = data[max(0, found.start() - 3) : found.start()]
-        if _PREFIX.search(prefix) and prefix.lower() != b"rdf" and is_position(b"", found[1]):
+        if _PREFIX.search(prefix) and prefix.lower() not in (b"rdf", b"lns") and _NAME.search(found[1]):
             return True
+    for pattern in (_TAG, _IN_TAG):  # where XML says that it is a name, with any prefix or none
+        for i, found in enumerate(pattern.finditer(data)):
+            if i == _MAX_NAMES:
+                return True
+            if (found[1] or b"").lower() not in _SYNTAX and is_position(b"", found[2]):
+                return True
     lower = data.lower()
     return any(pattern.search(lower) for pattern in _UNQUALIFIED)
 
@@ -88,6 +104,7 @@ def removed(packet: bytes) -> bytes | None:
 
 @dataclass(slots=True)
 class _Element:
+    name: bytes
     start: int
     end_of_tag: int
     namespaces: Mapping[bytes, bytes]
@@ -112,6 +129,8 @@ class _Search:
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
+        self._parser.CommentHandler = self._comment
+        self._parser.ProcessingInstructionHandler = self._instruction
         self._parser.Parse(self.text, True)
 
     def _start(self, name: str, _: dict[str, str]) -> None:
@@ -123,11 +142,12 @@ class _Search:
             self._open[-1].has_children = True
         pairs = [(pair[1], pair[2][1:-1], pair.span()) for pair in _ATTRIBUTE.finditer(self.text, *match.span(1))]
         namespaces = {key[6:]: value for key, value, _ in pairs if key == b"xmlns" or key.startswith(b"xmlns:")}
-        element = _Element(at, match.end(), namespaces, is_empty=match[0].endswith(b"/>"))
+        element = _Element(name.encode(), at, match.end(), namespaces, is_empty=match[0].endswith(b"/>"))
         self._open.append(element)
         element.is_position = self._is_position(name.encode(), is_element=True)
         for key, value, span in pairs:
-            if not key.startswith(b"xmlns") and (self._is_position(key) or is_coordinate(value)):
+            text = html.unescape(value.decode(errors="replace"))
+            if not key.startswith(b"xmlns") and (self._is_position(key) or self._is_coordinate(text, key)):
                 self.found.append(span)
 
     def _characters(self, data: str) -> None:
@@ -137,12 +157,32 @@ class _Search:
 
     def _end(self, _: str) -> None:
         element = self._open.pop()
-        if not (element.is_position or (not element.has_children and is_coordinate(element.value))):
+        is_leaf = not element.has_children
+        if not (element.is_position or (is_leaf and self._is_coordinate(element.value.decode(), element.name))):
             return
         end = element.end_of_tag if element.is_empty else self.text.index(b">", self._parser.CurrentByteIndex) + 1
         while self.found and self.found[-1][0] >= element.start:  # its own parts
             self.found.pop()
         self.found.append((element.start, end))
+
+    def _comment(self, text: str) -> None:
+        self._drop_remark(text, b"-->")
+
+    def _instruction(self, target: str, text: str) -> None:
+        if target != "xpacket":
+            self._drop_remark(f"{target} {text}", b"?>")
+
+    def _drop_remark(self, text: str, mark: bytes) -> None:
+        if coordinates.mentions_coordinate(text) or any(pattern.search(text.lower().encode()) for pattern in _UNQUALIFIED):
+            start = self._parser.CurrentByteIndex
+            self.found.append((start, self.text.index(mark, start) + len(mark)))
+
+    def _is_coordinate(self, value: str, qualified: bytes) -> bool:
+        """Whether a value is one, whatever its name; numbers are, if it or what it is a part of is called a place."""
+        if coordinates.is_coordinate(value):
+            return True
+        names = (name.rpartition(b":")[2] for name in (qualified, *(element.name for element in self._open)))
+        return any(_PLACE.search(name) for name in names) and coordinates.is_numeric(value)
 
     def _is_position(self, qualified: bytes, *, is_element: bool = False) -> bool:
         prefix, colon, name = qualified.rpartition(b":")
