@@ -94,6 +94,19 @@ def kept(picture: Image.Image) -> Iterator[tuple[str, bytes, str]]:
         "text 15": (0xEF, b"TEXT\0" + NOISE, "APP15"),
         "binary comment": (0xFE, b"\1\2\3" + NOISE, "COM"),
         "depth": (0xE1, xmp + depth, "depth map"),
+        "long adobe": (0xEE, b"Adobe\0d\0\0\0\0\1" + NOISE, "APP14"),
+        "long mpf": (0xE2, mpf(1)[4:] + NOISE, "APP2"),
+        "jfxx of noise": (0xE0, b"JFXX\0\x10" + NOISE, "APP0"),
+        "jfxx and noise": (0xE0, b"JFXX\0\x13\2\2" + bytes(12) + NOISE, "APP0"),
+        "jfxx and a segment": (0xE0, b"JFXX\0\x10" + jpeg[:2] + segment(0xE3, NOISE) + jpeg[2:], "APP0"),
+        "scalado of noise": (0xE4, b"SCALADO\0" + NOISE, "APP4"),
+        "ducky of noise": (0xEC, b"Ducky" + NOISE, "APP12"),
+        "ducky with a comment": (0xEC, b"Ducky\0\1\0\4\0\0\0<\0\2\0\5\0\0\0\0a\0\0", "APP12"),
+        "long avi1": (0xE0, b"AVI1\0" + bytes(9) + NOISE, "APP0"),
+        "long adobe cm": (0xED, b"Adobe_CM\0\2" + NOISE, "APP13"),
+        "unicode of noise": (0xEA, b"UNICODE\0" + NOISE, "APP10"),
+        "conditioning": (0xCC, NOISE, "marker CC"),
+        "number of lines": (0xDC, NOISE, "marker DC"),
         "long jfif": (0xE0, b"JFIF\0\1\2\0\0\1\0\1\0\0" + NOISE, "APP0"),
     }
     for name, (marker, payload, reason) in segments.items():
@@ -118,13 +131,23 @@ def kept(picture: Image.Image) -> Iterator[tuple[str, bytes, str]]:
         for name, (data, reason) in trailers.items():
             yield f"{name} behind {container}.{end}", saved(picture, container) + data, reason
     png, webp, heic = (saved(picture, format) for format in ("PNG", "WEBP", "HEIF"))
-    for kind in (b"caBX", b"gMAP", b"sTER", b"mkBT", b"prVt", b"zzZz"):
+    for kind in (b"caBX", b"gMAP", b"sTER", b"mkBT", b"prVt", b"zzZz", b"tIME", b"bKGD", b"iDOT", b"gAMA", b"pHYs", b"sRGB"):
         yield f"{kind.decode()}.png", png[:33] + chunk(kind, NOISE) + png[33:], kind.decode()
     yield "after the pixels.png", png[:-12] + chunk(b"caBX", NOISE) + png[-12:], "caBX"
     body = webp[12:] + riff_chunk(b"C2PA", NOISE)
     yield "c2pa.webp", b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body, "C2PA"
     yield "uuid.heic", heic + box(b"uuid", NOISE), "uuid"
     yield "sefd.heic", heic + box(b"sefd", samsung(b"SoundShot_000", NOISE)), "sefd"
+    avif = saved(picture, "AVIF")
+    for name, data in (("heic", heic), ("avif", avif)):
+        for kind in (b"free", b"skip"):
+            yield f"{kind.decode()}.{name}", data + box(kind, NOISE), kind.decode()
+        yield f"mdat.{name}", data + box(b"mdat", NOISE), "900 bytes that no item refers to"
+    still = riff_chunk(b"ALPH", NOISE), riff_chunk(b"VP8 ", NOISE)
+    for name, added in zip(("alph", "two pictures"), still, strict=True):
+        yield f"{name}.webp", b"RIFF" + struct.pack("<I", len(webp) - 8 + len(added)) + webp[8:] + added, "a chunk"
+    yield "samsung time.jpg", jpeg + samsung(b"Image_UTC_Data", NOISE), "Samsung"
+    yield "in between.tif", _with_gap(saved(picture, "TIFF"), NOISE), "900 bytes that none of its tags refers to"
     yield "layers.tif", _tiff(picture, {37724: NOISE}), "layers"
     yield "a directory of its own.tif", _tiff(picture, {50341: 8}, kind=13), "directory"
 
@@ -141,20 +164,37 @@ def _tiff(picture: Image.Image, tags: dict[int, bytes | int], kind: int = 7) -> 
     return buffer.getvalue()
 
 
+def _with_gap(tiff: bytes, content: bytes) -> bytes:
+    """The file with a copy of its directory at its end, and something between that and the pixels."""
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (num_entries,) = struct.unpack_from("<H", tiff, at)
+    directory = tiff[at : at + 2 + 12 * num_entries + 4]
+    end = at + len(directory)
+    emptied = tiff[:at] + bytes(len(directory)) + tiff[end:] + content
+    return emptied[:4] + struct.pack("<I", len(emptied)) + emptied[8:] + directory
+
+
 def encoded(picture: Image.Image) -> Iterator[tuple[str, bytes]]:
     """What ordinary programs and cameras add."""
     jpeg, png = saved(picture, "JPEG"), saved(picture, "PNG")
+    scalado = struct.pack(">4sII4sIi", b"SPMO", 2, len(NOISE), b"WDTH", 1, -96)
     segments = {
         "comment": segment(0xFE, "Ein Gruß".encode()),
         "latin comment": segment(0xFE, b"File written by Adobe Photoshop\xa8 4.0"),
         "adobe": segment(0xEE, b"Adobe\0d\0\0\0\0\1"),
         "ducky": segment(0xEC, b"Ducky\0\1\0\4\0\0\0<\0\0"),
-        "jfxx": segment(0xE0, b"JFXX\0\x10" + NOISE),
+        "long adobe": segment(0xEE, b"Adobe\0d\0\0\0\0\1" + bytes(4)),
+        "jfxx": segment(0xE0, b"JFXX\0\x10" + saved(picture.resize((24, 16)), "JPEG")),
+        "jfxx pixels": segment(0xE0, b"JFXX\0\x13\2\2" + NOISE[:12]),
+        "avi1": segment(0xE0, b"AVI1\0" + bytes(9)),
+        "unicode": segment(0xEA, b"UNICODE\0" + "Ein Gruß".encode("utf-16-be")),
         "adobe cm": segment(0xED, b"Adobe_CM\0\1"),
         "mpf of one": mpf(1),
         "photoshop": resource(1005, bytes(16)) + resource(1034, b"\1") + resource(1036, NOISE) + resource(1061, bytes(16)),
         "quality": segment(0xEF, b"Q 95"),
-        "scalado": segment(0xE4, b"SCALADO\0" + NOISE),
+        "scalado": segment(0xE4, b"SCALADO\0" + struct.pack(">HHI", 1, 0, 24 + len(NOISE)) + scalado + NOISE),
+        "scalado in two": segment(0xE4, b"SCALADO\0" + struct.pack(">HHI", 2, 0, 24 + len(NOISE)) + scalado)
+        + segment(0xE4, b"SCALADO\0" + struct.pack(">HHI", 2, 1, 24 + len(NOISE)) + NOISE),
         "same exif": 2 * segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(4)),
     }
     for name, data in segments.items():
@@ -168,6 +208,14 @@ def encoded(picture: Image.Image) -> Iterator[tuple[str, bytes]]:
         yield f"{name} behind.jpg", jpeg + tail
     for kind in (b"tIME", b"bKGD", b"sBIT", b"vpAg", b"iDOT"):
         yield f"{kind.decode()}.png", png[:33] + chunk(kind, bytes(6)) + png[33:]
+    for format in ("HEIF", "AVIF"):
+        data = saved(picture, format)
+        yield f"padded.{format.lower()}", data + box(b"free", bytes(99)) + box(b"skip", b"") + box(b"mdat", bytes(50))
+    yield "padded.tif", _with_gap(saved(picture, "TIFF"), bytes(100))
+    # Print resolutions that no reader understands, as README says.
+    for i, values in enumerate(((1, 1, 2), (0, 72, 1), (1 << 31, 1, 1))):
+        yield f"pHYs {i}.png", png[:33] + chunk(b"pHYs", struct.pack(">IIB", *values)) + png[33:]
+    yield "unit 3.jpg", jpeg[:13] + b"\3" + jpeg[14:]
     yield "text.png", png[:33] + chunk(b"tEXt", b"Software\0a tool") + png[33:] + bytes(16)
 
 

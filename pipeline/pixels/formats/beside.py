@@ -20,6 +20,9 @@ from pipeline.records import PhotoMetadata
 _PLAIN_PRIMARIES, _PLAIN_CURVES = (1, 2), (1, 2, 6, 13, 14, 15)
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_GAMMA = 45455
+_MAX_COLOURS = 256
+"""Of a suggested palette."""
+_VP8X_BYTES = 10
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 
 
@@ -69,12 +72,13 @@ def _png(data: bytes, metadata: PhotoMetadata) -> str | None:
     if b"cICP" in payloads:
         return "colours by numbers (cICP), which only a PNG holds"
     for chunk in chunks:
-        if chunk.kind in png_walk.PICTURE or _png_travels(chunk, metadata) or not chunk.num_bytes:
+        is_picture = chunk.kind in png_walk.PICTURE and chunk.kind != b"IEND"
+        if is_picture or _png_travels(chunk, metadata) or not chunk.num_bytes:
             continue
         name = f"a chunk {chunk.kind.decode('ascii', errors='backslashreplace')} of {chunk.num_bytes} bytes"
         if chunk.kind in (b"iCCP", b"eXIf") or (chunk.kind in _TEXTS and png_chunks.is_block(chunk.payload)):
             return f"{name}: metadata that cannot be read, or is there twice"
-        if chunk.is_critical or not dropped.is_in(dropped.PNG_CHUNKS, chunk.kind):
+        if chunk.is_critical or not _is_dropped(chunk):
             return name
     if not (metadata.icc or b"sRGB" in payloads or _is_srgb(payloads)):
         return "colours by numbers (gAMA, cHRM), which only a PNG holds"
@@ -91,7 +95,15 @@ def _png_travels(chunk: png_walk.Chunk, metadata: PhotoMetadata) -> bool:
         if block is not None and photoshop.resources(block)[0]:
             return beside_jpeg.more_than_iptc(block, metadata) is None
         return block is not None and block in (b"", metadata.exif, metadata.icc, metadata.xmp, metadata.iptc)
-    return chunk.kind == b"pHYs"
+    return chunk.kind == b"pHYs" and chunk.num_bytes <= dropped.PNG_BYTES[b"pHYs"]
+
+
+def _is_dropped(chunk: png_walk.Chunk) -> bool:
+    if chunk.kind == b"sPLT":
+        _, _, palette = chunk.payload.partition(b"\0")
+        return len(palette) <= 1 + _MAX_COLOURS * (10 if palette[:1] == b"\x10" else 6)
+    most = dropped.PNG_BYTES.get(chunk.kind, chunk.num_bytes)
+    return dropped.is_in(dropped.PNG_CHUNKS, chunk.kind) and not chunk.payload[most:].strip(b"\0")
 
 
 def _is_srgb(payloads: dict[bytes, bytes]) -> bool:
@@ -110,8 +122,10 @@ def _webp(data: bytes, metadata: PhotoMetadata) -> str | None:
         b"EXIF": (metadata.exif, webp_walk.HAS_EXIF),
         b"XMP ": (metadata.xmp, webp_walk.HAS_XMP),
     }
+    pictures = [kind for kind, _ in chunks if kind in (b"VP8 ", b"VP8L")]
     for kind, payload in chunks:
-        if kind in webp_walk.PICTURE or not payload:
+        is_picture = (kind in pictures and len(pictures) == 1) or (kind == b"VP8X" and not payload[_VP8X_BYTES:].strip(b"\0"))
+        if is_picture or not payload:
             continue
         block, flag = carried.get(kind, (None, 0))
         if block is None or payload.removeprefix(PREFIX) != block:

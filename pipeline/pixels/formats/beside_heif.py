@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.pixels.formats import dropped, heif_items
+from pipeline.pixels.formats import dropped, heif_items, unused
 from pipeline.pixels.formats.heif_items import Item, Items
 from pipeline.records import PhotoMetadata
 
 _OUTER = frozenset({b"ftyp", b"styp", b"meta", b"mdat", b"free", b"skip"})
 _INNER = frozenset({b"hdlr", b"pitm", b"iinf", b"iloc", b"iref", b"iprp", b"idat", b"dinf", b"grpl", b"free", b"skip"})
+_PADDING = frozenset({b"free", b"skip"})
 _PROPERTIES = frozenset(
     {b"ispe", b"pixi", b"colr", b"hvcC", b"av1C", b"irot", b"imir", b"pasp", b"lsel", b"a1op", b"a1lx", b"rloc", b"clli"}
 )
@@ -69,9 +70,27 @@ def _other_boxes(found: Items, data: bytes) -> str | None:
     for box in found.outer:
         if box.kind == b"sefd" and dropped.is_harmless_of_samsung(data[box.start : box.end]):
             continue
-        if box.kind not in _OUTER:
+        if box.kind not in _OUTER or (box.kind in _PADDING and data[box.start : box.end].strip(b"\0")):
             return f"a box {_text(box.kind)} of {box.end - box.start} bytes"
-    return next((f"a box {_text(kind)} among its items" for kind in found.inner if kind not in _INNER), None)
+    for box in found.inner:
+        if box.kind not in _INNER or (box.kind in _PADDING and data[box.start : box.end].strip(b"\0")):
+            return f"a box {_text(box.kind)} among its items"
+    for box in found.unused_properties:
+        if box.kind not in _PROPERTIES and data[box.start : box.end].strip(b"\0"):
+            return f"a property {_text(box.kind)} that no item has"
+    num_bytes = _unused_bytes(found, data)
+    return f"{num_bytes} bytes that no item refers to" if num_bytes else None
+
+
+def _unused_bytes(found: Items, data: bytes) -> int:
+    """How many bytes of content no item refers to, beside padding."""
+    used: list[tuple[int, int]] = []
+    for item in found.items.values():
+        base = found.idat if item.method else 0
+        if item.method <= 1:
+            used += [(base + at, base + at + length if length else len(data)) for at, length in item.extents]
+    contents = [box for box in (*found.outer, *found.inner) if box.kind in (b"mdat", b"idat")]
+    return sum(unused.content(data, used, start=box.start, end=box.end) for box in contents)
 
 
 def _text(kind: bytes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.pixels.formats import dropped, tiff
+from pipeline.pixels.formats import dropped, jpeg_notes, tiff, unused
 from pipeline.pixels.formats.jpeg_walk import APP0, APP15, COMMENT, Segment, walk
 from pipeline.pixels.metadata import photoshop
 from pipeline.pixels.metadata.exif import PREFIX
@@ -16,9 +16,11 @@ from pipeline.records import PhotoMetadata
 _XMP, _EXTENSION = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _ICC, _MPF, _JFIF, _ADOBE, _PHOTOSHOP = b"ICC_PROFILE\0", b"MPF\0", b"JFIF\0", b"Adobe", b"Photoshop 3.0\0"
 _EXTENSION_BYTES = len(_EXTENSION) + 40
-_JFIF_BYTES, _ICC_BYTES = 14, len(_ICC) + 2
+_JFIF_BYTES, _ICC_BYTES, _ADOBE_BYTES = 14, len(_ICC) + 2, 12
 _NUM_PICTURES = 0xB001
-_OF_PICTURE = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xE0)})
+_OF_PICTURE = frozenset({*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD}) - {0xC8, 0xCC}
+_OF_PICTURE_IF_SHORT = {0xCC: 32, 0xDC: 2}
+"""Conditions of arithmetic coding and the number of lines, which decoders skip: the most bytes of each."""
 _GAIN_MAP = "an HDR gain map"
 _NAMES = (
     ("APP1", PREFIX, "a second EXIF block"), ("APP1", _XMP, "a second XMP packet"),
@@ -119,17 +121,15 @@ class _Travelling:
 def _is_dropped(segment: Segment) -> bool:
     payload = segment.payload
     if not (APP0 <= segment.marker <= APP15 or segment.marker == COMMENT):
-        return segment.marker in _OF_PICTURE
+        return segment.marker in _OF_PICTURE or len(payload) <= _OF_PICTURE_IF_SHORT.get(segment.marker, -1)
     if _is(segment, "APP0", _JFIF):
         thumbnail = 3 * payload[12] * payload[13] if len(payload) >= _JFIF_BYTES else 0
         return len(payload) <= _JFIF_BYTES + thumbnail
     if _is(segment, "APP2", _MPF):
-        return _listed(payload) is not None
-    return (
-        _is(segment, "APP14", _ADOBE)
-        or not payload.strip(b"\0")
-        or any(pattern.match(bytes([segment.marker]) + payload) for pattern in dropped.JPEG_SEGMENTS.values())
-    )
+        return _listed(payload) is not None and _is_index_alone(payload[len(_MPF) :])
+    if _is(segment, "APP14", _ADOBE):
+        return not payload[_ADOBE_BYTES:].strip(b"\0")
+    return not payload.strip(b"\0") or jpeg_notes.is_dropped(segment)
 
 
 def _listed(payload: bytes) -> int | None:
@@ -143,6 +143,25 @@ def _listed(payload: bytes) -> int | None:
         return None
     found = [entry.value for entry in entries if entry.tag == _NUM_PICTURES and len(entry.value) == 4]
     return int(struct.unpack(order + "I", found[0])[0]) if found else None
+
+
+def _is_index_alone(block: bytes) -> bool:
+    """Whether an MPF index holds no more than its directories and what they refer to, beside zeros."""
+    order = tiff.byte_order(block)
+    assert order is not None
+    used = [(0, tiff.HEADER_BYTES)]
+    (at,) = struct.unpack_from(order + "I", block, 4)
+    seen: set[int] = set()
+    while at and at not in seen and at + 2 <= len(block):
+        seen.add(at)
+        (num_entries,) = struct.unpack_from(order + "H", block, at)
+        end = at + 2 + 12 * num_entries
+        used += [
+            (at, end + 4),
+            *((entry.start, entry.start + len(entry.value)) for entry in tiff.read_directory(block, at, order)),
+        ]
+        at = struct.unpack_from(order + "I", block, end)[0] if end + 4 <= len(block) else 0
+    return not unused.content(block, used)
 
 
 def _is(segment: Segment, name: str, start: bytes) -> bool:

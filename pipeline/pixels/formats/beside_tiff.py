@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.pixels.formats import dropped, tiff
+from pipeline.pixels.formats import dropped, tiff, unused
 from pipeline.pixels.formats.beside_jpeg import more_than_iptc
 from pipeline.records import PhotoMetadata
 
@@ -40,7 +40,7 @@ def more_than_picture(data: bytes, metadata: PhotoMetadata) -> str | None:
     """
     order = tiff.byte_order(data)
     assert order is not None
-    ends = [tiff.HEADER_BYTES]
+    used = [(0, tiff.HEADER_BYTES)]
     pending = [(0, struct.unpack_from(order + "I", data, 4)[0])]
     done: set[int] = set()
     while pending:
@@ -49,12 +49,12 @@ def more_than_picture(data: bytes, metadata: PhotoMetadata) -> str | None:
             return "a directory that lies outside the file, or that two tags name"
         done.add(at)
         (num_entries,) = struct.unpack_from(order + "H", data, at)
-        ends.append(at + 2 + 12 * num_entries + 4)
+        used.append((at, at + 2 + 12 * num_entries + 4))
         entries = tiff.read_directory(data, at, order)
         if len(entries) < _num_filled(data, at, order):
             return "damaged tags"
         for entry in entries:
-            ends.append(entry.start + len(entry.value))
+            used.append((entry.start, entry.start + len(entry.value)))
             if (owner, entry.tag) in _CARRIED and len(entry.value) == 4:
                 pending.append((entry.tag, struct.unpack(order + "I", entry.value)[0]))
             elif entry.tag in tiff.SUB_DIRECTORIES or entry.kind in _DIRECTORY_TYPES:
@@ -62,10 +62,13 @@ def more_than_picture(data: bytes, metadata: PhotoMetadata) -> str | None:
             elif entry.tag == _LAYERS:
                 return "Photoshop's layers (tag 37724)"
         if not owner:
-            ends.append(_end_of_pixels({entry.tag: entry for entry in entries}, order))
+            used += _pixels({entry.tag: entry for entry in entries}, order)
     resources = tiff.block_of(data, tiff.PHOTOSHOP)
     reason = more_than_iptc(resources, metadata) if resources else None
-    return reason or dropped.trailer(data[max(ends) :])
+    if reason := reason or dropped.trailer(data[max(end for _, end in used) :]):
+        return reason
+    num_bytes = unused.content(data, used, end=max(end for _, end in used))
+    return f"{num_bytes} bytes that none of its tags refers to" if num_bytes else None
 
 
 def _num_filled(data: bytes, at: int, order: str) -> int:
@@ -78,10 +81,11 @@ def _num_filled(data: bytes, at: int, order: str) -> int:
     return sum(count > 0 for count in counts)
 
 
-def _end_of_pixels(entries: dict[int, tiff.Entry], order: str) -> int:
-    end = 0
+def _pixels(entries: dict[int, tiff.Entry], order: str) -> list[tuple[int, int]]:
+    """Where the pieces of the picture start and end."""
+    found = []
     for offsets, lengths in _PIECES:
         if offsets in entries and lengths in entries:
             pairs = zip(tiff.numbers(entries[offsets], order), tiff.numbers(entries[lengths], order), strict=False)
-            end = max([end, *(offset + length for offset, length in pairs)])
-    return end
+            found += [(offset, offset + length) for offset, length in pairs]
+    return found

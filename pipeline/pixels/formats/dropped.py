@@ -12,12 +12,12 @@ import struct
 JPEG_SEGMENTS = {
     "comments": re.compile(rb"\xfe[^\x01-\x08\x0b\x0e-\x1f]*\Z|\xeaUNICODE\0"),
     "JFIF's own thumbnails": re.compile(rb"\xe0(?:JFXX|AMPF)\0"),
-    "notes of encoders (Adobe_CM, Ducky, AVI1, GraphicConverter's quality)": re.compile(
+    "notes of encoders (Adobe_CM, AVI1, the quality of Ducky and GraphicConverter)": re.compile(
         rb"\xedAdobe_CM|\xecDucky|\xe0AVI1|\xefQ ?\d{1,3}\0?\Z"
     ),
     "Scalado's index": re.compile(rb"\xe4SCALADO\0"),
 }
-"""What their marker and payload begin with."""
+"""What their marker and payload begin with; `jpeg_notes` checks the rest."""
 PNG_CHUNKS = {
     "texts other than XMP": frozenset({b"tEXt", b"zTXt", b"iTXt"}),
     "tIME, bKGD, hIST, sPLT, sBIT, oFFs, vpAg, caNv and iDOT": frozenset(
@@ -25,6 +25,13 @@ PNG_CHUNKS = {
     ),
     "gAMA, cHRM and sRGB, if they say sRGB or stand beside an ICC profile": frozenset({b"gAMA", b"cHRM", b"sRGB"}),
 }
+PNG_BYTES = {
+    b"tIME": 7, b"bKGD": 6, b"hIST": 512, b"sBIT": 4, b"oFFs": 9, b"vpAg": 9, b"caNv": 16, b"iDOT": 64, b"gAMA": 4, b"cHRM": 32,
+    b"sRGB": 1, b"pHYs": 9,
+}  # fmt: skip
+"""The most bytes of a chunk that is dropped or read; a longer one holds something else."""
+INVALID_RESOLUTION = {"a print resolution without a valid unit or number": None}
+"""JFIF knows the units 0 to 2; PNG 0 and 1, and numbers from 1 to 2^31 - 1."""
 PHOTOSHOP_RESOURCES = {
     "Photoshop's settings for print and screen, guides, slices, thumbnail, copyright flag and URL": frozenset(
         {*range(1000, 1089), 10000} - {1008, 1025, 1028, 1039, 1058, 1059, 1060, 1074, 1075}
@@ -42,9 +49,11 @@ SAMSUNG_RECORDS = {
 }
 PADDING = {"padding behind the picture": b"\0\xff\xd9 \t\r\n"}
 """0xD9 is of a JPEG that ends twice."""
+_MAX_RECORD_BYTES = 256
+"""Of a record of Samsung's: a number or a short text."""
 README_LIST = {
-    "JPEG": (*JPEG_SEGMENTS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *SAMSUNG_RECORDS, *PADDING),
-    "PNG": (*PNG_CHUNKS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *PADDING),
+    "JPEG": (*JPEG_SEGMENTS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *SAMSUNG_RECORDS, *INVALID_RESOLUTION, *PADDING),
+    "PNG": (*PNG_CHUNKS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *INVALID_RESOLUTION, *PADDING),
     "WebP": (*PADDING,),
     "TIFF": (*PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *PADDING),
     "HEIC, AVIF": (*HEIF_REFERENCES, *SAMSUNG_RECORDS, *PADDING),
@@ -94,6 +103,8 @@ def is_harmless_of_samsung(rest: bytes) -> bool:
             _, back, size = struct.unpack_from("<III", rest, at)
             (name_bytes,) = struct.unpack_from("<I", rest, start - back + 4)
             if not is_in(SAMSUNG_RECORDS, rest[start - back + 8 :][:name_bytes]):
+                return False
+            if size > _MAX_RECORD_BYTES:
                 return False
             covered += size
         return covered == start

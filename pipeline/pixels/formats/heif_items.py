@@ -63,12 +63,14 @@ class Items:
 
     outer: list[Box]
     """Its outermost boxes."""
-    inner: list[bytes]
-    """Types of the boxes of its `meta`."""
+    inner: list[Box]
+    """The boxes of its `meta`."""
     primary: int
     items: dict[int, Item]
     idat: int
     """Where the content of the `idat` box stands."""
+    unused_properties: list[Box]
+    """Properties that no item has."""
     end: int
     """Of its boxes."""
 
@@ -105,13 +107,15 @@ def read_items(data: bytes) -> Items:
     if b"pitm" not in inner or b"iinf" not in inner:
         raise ValueError("no items")
     items = {item.number: item for item in _item_infos(data, inner[b"iinf"])}
-    for kind, read in ((b"iref", _tie), (b"iprp", _describe), (b"iloc", _locate)):
+    for kind, read in ((b"iref", _tie), (b"iloc", _locate)):
         if kind in inner:
             read(data, inner[kind], items)
+    unused_properties = _describe(data, inner[b"iprp"], items) if b"iprp" in inner else []
     at = inner[b"pitm"].start
     return Items(
         outer=outer,
-        inner=[box.kind for box in boxes(data, meta.start + 4, meta.end)],
+        inner=list(boxes(data, meta.start + 4, meta.end)),
+        unused_properties=unused_properties,
         primary=_number(data, at + 4, 4 if data[at] else 2),
         items=items,
         idat=inner[b"idat"].start if b"idat" in inner else 0,
@@ -193,9 +197,11 @@ def _tie(data: bytes, iref: Box, items: dict[int, Item]) -> None:
                 item.ties.append((box.kind, _number(data, at, width)))
 
 
-def _describe(data: bytes, iprp: Box, items: dict[int, Item]) -> None:
+def _describe(data: bytes, iprp: Box, items: dict[int, Item]) -> list[Box]:
+    """Note the properties of each item; return those that no item has."""
     inside = list(boxes(data, iprp.start, iprp.end))
     properties = [box for outer in inside if outer.kind == b"ipco" for box in boxes(data, outer.start, outer.end)]
+    used: set[int] = set()
     for box in inside:
         if box.kind != b"ipma":
             continue
@@ -208,12 +214,14 @@ def _describe(data: bytes, iprp: Box, items: dict[int, Item]) -> None:
                 index = _number(data, at, 2) & 0x7FFF if is_wide else _number(data, at, 1) & 0x7F
                 at += 2 if is_wide else 1
                 if item is not None and 0 < index <= len(properties):
+                    used.add(index - 1)
                     found = properties[index - 1]
                     item.properties.append(found.kind)
                     if found.kind == b"auxC":
                         item.auxiliary = data[found.start + 4 : found.end].split(b"\0")[0]
             if at > box.end:
                 raise ValueError("properties beyond their box")
+    return [box for i, box in enumerate(properties) if i not in used]
 
 
 def _locate(data: bytes, iloc: Box, items: dict[int, Item]) -> None:

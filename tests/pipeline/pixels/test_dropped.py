@@ -22,7 +22,7 @@ NAMES = {"a.jpg": "JPEG", "b.png": "PNG", "c.webp": "WebP", "d.tif": "TIFF", "e.
 LOST = {
     "comments": r"File:Comment",
     "JFIF's own thumbnails": r"JFXX:",
-    "notes of encoders (Adobe_CM, Ducky, AVI1, GraphicConverter's quality)": r"Ducky:|AdobeCM:",
+    "notes of encoders (Adobe_CM, AVI1, the quality of Ducky and GraphicConverter)": r"Ducky:|AdobeCM:",
     "Scalado's index": r"Scalado:",
     "Photoshop's settings for print and screen, guides, slices, thumbnail, copyright flag and URL": r"Photoshop:(?!Photoshop_)",
     "resources of ImageReady and PhotoDeluxe": r"Photoshop:Photoshop_0x07d0|Photoshop:Photoshop_Unknown_0x07d0",
@@ -34,7 +34,7 @@ LOST = {
     r"PNG(-cHRM)?:\w+(Point|Red|Green|Blue)[XY]$|PNG(-cHRM)?:(Red|Green|Blue)[XY]$",
 }
 """Part of the list -> the tags that exiftool has for it."""
-UNSEEN = {*dropped.PADDING, *dropped.HEIF_REFERENCES}
+UNSEEN = {*dropped.PADDING, *dropped.HEIF_REFERENCES, *dropped.INVALID_RESOLUTION}
 """Parts for which it has none."""
 OF_THE_PIXELS = re.compile(
     r"SourceFile|ExifTool:|System:|File:(?!Comment)|QuickTime:|Meta:|RIFF:|Composite:|JFIF:JFIFVersion|PNG:(Filter|Interlace|BitDepth)"
@@ -46,7 +46,7 @@ PHOTOSHOP = [
     "-Photoshop:XResolution=300", "-Photoshop:YResolution=300", "-Photoshop:PrintStyle=Centered",
 ]  # fmt: skip
 OF_JPEG = [
-    "-Comment=a comment", "-Ducky:Quality=60", "-Ducky:Comment=a note", "-JFIF:XResolution=300", "-JFIF:YResolution=300",
+    "-Comment=a comment", "-Ducky:Quality=60", "-JFIF:XResolution=300", "-JFIF:YResolution=300",
     "-JFIF:ResolutionUnit=inches",
 ]  # fmt: skip
 OF_PNG = [
@@ -92,7 +92,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     segments = (
         segment(0xE0, b"JFXX\0\x10" + thumbnail.getvalue()),
         segment(0xED, b"Adobe_CM\0\2"),
-        segment(0xE4, b"SCALADO\0" + struct.pack(">HHI4sII", 1, 0, 12, b"WDTH", 1, 96)),
+        segment(0xE4, b"SCALADO\0" + struct.pack(">HHI4sII4sIi", 1, 0, 24, b"SPMO", 5, 12, b"WDTH", 1, -96)),
         segment(0xED, b"Photoshop 3.0\0" + of_image_ready),
     )
     (folder / "a.jpg").write_bytes(jpeg[:behind_jfif] + b"".join(segments) + jpeg[behind_jfif:] + samsung_trailer())
