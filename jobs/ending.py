@@ -6,25 +6,40 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn
 
 import typer
 
 from jobs.logs import are_lines_on_stderr
-from pipeline.errors import ArchiveNotFoundError, KeyNotFoundError, PhotoarkError, SettingError, redacted
+from pipeline.errors import (
+    ArchiveNotFoundError,
+    KeyNotFoundError,
+    OriginalNotStoredError,
+    PhotoarkError,
+    SettingError,
+    redacted,
+)
 from pipeline.interrupt import Terminated, raise_terminated
+from pipeline.storage.names import key_of_name, printable
 from pipeline.storage.s3 import give_up_early
 
 log = logging.getLogger(__name__)
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _GC_THRESHOLD = 100_000
+_OUTSIDE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EPIPE, errno.EROFS,
+})  # fmt: skip
+"""Errors of the system that are no fault of the program: a full disk, a folder without permission, a pipe nobody reads."""
 _COMMITTING = frozenset({"encode", "retry", "verify", "optimize", "vacuum"})
 """Commands that commit as they go, and find out by themselves what is left."""
 
@@ -43,17 +58,29 @@ def run(app: typer.Typer) -> NoReturn:
         signal.signal(signal.SIGTERM, raise_terminated)
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # here, where what goes wrong can be said
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Terminated as error:
         _say(f"terminated{_how_to_go_on(sys.argv[1:])}")
         code = error.code
-    except (SettingError, ArchiveNotFoundError, KeyNotFoundError) as error:
+    except (SettingError, ArchiveNotFoundError, KeyNotFoundError, OriginalNotStoredError) as error:
         _say(str(error))
         code = USAGE
     except PhotoarkError as error:
         _say(str(error))
         code = FAILED
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        code = FAILED
+        if error.errno != errno.EPIPE:  # who reads no further, as `head`, needs no message
+            from pipeline.storage.base import told
+
+            has_name = isinstance(error.filename, str | bytes)
+            what = f"{key_of_name(os.fsencode(error.filename))} cannot be read or" if has_name else "standard output cannot be"
+            _say(f"{what} written: {told(error)}")
+        _drop_output()
     except Exception as error:
         # Usage errors of the parser know their own exit code and how to show themselves.
         if not hasattr(error, "show"):
@@ -77,15 +104,22 @@ def _how_to_go_on(arguments: list[str]) -> str:
     return "; what was committed stays, and the same command goes on from there" if command in _COMMITTING else ""
 
 
+def _drop_output() -> None:
+    """Let go of what is left for a standard output that takes no more, or Python would complain when it ends."""
+    with suppress(OSError), open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What nobody expected, told whole but for credentials."""
     if are_lines_on_stderr():
         log.critical("unexpected error", exc_info=(kind, error, trace))
     else:
-        print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+        for line in redacted("".join(traceback.format_exception(kind, error, trace))).splitlines():
+            print(printable(line), file=sys.stderr)
 
 
 def _say(message: str) -> None:
     log.error(message)
     if not are_lines_on_stderr():
-        print(f"photoark: {message}", file=sys.stderr)
+        print(printable(f"photoark: {message}"), file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingError
 from pipeline.logs import JsonLines, LogOptions, start_logs
+from pipeline.storage.names import printable
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -51,7 +52,7 @@ def tell(message: str, **fields: object) -> None:
     if are_lines_on_stderr():
         log.info(message, extra=fields)
     else:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def are_lines_on_stderr() -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import typer
 
 from jobs.logs import are_lines_on_stderr, tell
+from pipeline.storage.names import printable
 
 MAX_NAMED = 20
 """Files of a kind that a summary names; `--json` names them all."""
@@ -46,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {left_s} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line on standard output or standard error, whatever control characters a key or a reason in it holds."""
+    typer.echo(printable(line), err=err)
+
+
 def show(*facts: str | tuple[int, str] | tuple[int, str, str]) -> None:
     """Print one fact a line on standard output.
 
@@ -54,9 +60,9 @@ def show(*facts: str | tuple[int, str] | tuple[int, str, str]) -> None:
     """
     for fact in facts:
         if isinstance(fact, str):
-            typer.echo(fact)
+            say(fact)
         elif fact[0]:
-            typer.echo(count(*fact))
+            say(count(*fact))
 
 
 def name_files(what: str, reasons: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:

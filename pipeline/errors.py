@@ -4,7 +4,8 @@
     ├── SettingError        a bad setting or argument: nothing was started (exit code 2)
     ├── PhotoError          one photo cannot be encoded or decoded: becomes a row with a reason
     │   ├── UnreadablePhotoError    the file is not an image, is truncated, or is too large to open
-    │   └── UnsupportedPhotoError   a good image that no codec here can represent: kept as its bytes
+    │   ├── UnsupportedPhotoError   a good image that no codec here can represent: kept as its bytes
+    │   └── OriginalNotStoredError  its own bytes are asked for, and the archive holds a stream alone
     ├── StreamError         a bitstream cannot be decoded
     │   ├── CorruptStreamError      damaged, truncated, or its symbols fail their checksum
     │   └── UnknownModelError       it needs a codec or a model that is not installed
@@ -84,6 +85,10 @@ class UnreadablePhotoError(PhotoError):
 
 class UnsupportedPhotoError(PhotoError):
     """A sound image that no codec can represent without loss of kind (16-bit, CMYK, animation, alpha)."""
+
+
+class OriginalNotStoredError(PhotoError):
+    """A photo's own bytes are asked for, and the archive holds a bitstream alone."""
 
 
 class StreamError(PhotoarkError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.options import AsJson, Config, Device, Overwrite, Weights
+from jobs.phrases import say
 from pipeline.errors import SettingError
 
 if TYPE_CHECKING:
@@ -204,4 +205,4 @@ def _tell(result: Evaluation, summary: dict[str, Any], tables: Sequence[Table], 
     typer.echo(f"Results, table, plot and crops: {out}")
     for failure in result.failed:
         where = "" if failure.at is None else f" ({failure.at})"
-        typer.echo(f"failed: {failure.photo}{where}: {failure.reason}", err=True)
+        say(f"failed: {failure.photo}{where}: {failure.reason}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from jobs.logs import tell
 from jobs.options import ArchiveUrl, AsJson, Exclude, Include
-from jobs.phrases import count
+from jobs.phrases import count, say
 
 if TYPE_CHECKING:
     from pipeline.archive.reader import Archive
@@ -53,19 +53,19 @@ def ls(
             fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason", "same_as", "recipe")
             typer.echo(json.dumps({name: getattr(row, name) for name in fields} | {"stream_bytes": stream_size(row)}))
         elif long:
-            typer.echo(_line(row, stream_size(row)))
+            say(_line(row, stream_size(row)))
         else:
-            typer.echo(row.key)
+            say(row.key)
     if not (num_listed or patterns.takes_all):
         raise no_key(archive, patterns)
     if num_failed and not (long or as_json):
         tell(f"{count(num_failed, 'of these files is', 'of these files are')} not stored; photoark ls -l says why")
 
 
-def _line(row: EncodedPhoto, stream_bytes: int) -> str:
+def _line(row: EncodedPhoto, stored_bytes: int) -> str:
     """Outcome, codec, pixels, bytes of the source, stored bytes, key, and why or whose stream."""
     pixels = f"{row.width}x{row.height}" if row.width else "-"
-    stored = f"{stream_bytes:,}" if stream_bytes else "-"
+    stored = f"{stored_bytes:,}" if stored_bytes else "-"
     notes = [f"same as {row.same_as}"] * (row.same_as is not None) + [row.reason or ""] * (row.reason is not None)
     note = f"  ({'; '.join(notes)})" if notes else ""
     return f"{row.outcome:8} {row.codec or '-':12} {pixels:>11} {row.source_bytes:>12,} {stored:>12} {row.key}{note}"
@@ -75,4 +75,4 @@ def _list_shards(archive: Archive, *, as_json: bool) -> None:
     for shard in sorted(archive.shards(), key=lambda shard: (shard.least_key, shard.path)):
         uri = archive.storage.uri(shard.path)
         record = {"shard": uri, "num_rows": None if shard.num_rows < 0 else shard.num_rows, "size_bytes": shard.size_bytes}
-        typer.echo(json.dumps(record) if as_json else uri)
+        say(json.dumps(record) if as_json else uri)

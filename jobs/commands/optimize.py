@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.options import ArchiveUrl, AsJson
-from jobs.phrases import count, show, size
+from jobs.phrases import count, say, show, size
 
 if TYPE_CHECKING:
     from pipeline.archive.care.optimize import OptimizeReport
@@ -62,11 +62,11 @@ def _show_vacuumed(report: VacuumReport, *, dry_run: bool) -> None:
     what = "would be deleted" if dry_run else "deleted"
     show(f"{count(len(report.paths), 'file')} {what}, {size(report.num_bytes)}" if report.paths else "nothing to delete")
     for path in report.paths:
-        typer.echo(path)
+        say(path)
     if report.left:
         show(
             f"{count(len(report.left), 'file')} left that another job may be about to commit: less than an hour old",
             "until it does, or this is run again after an hour, photos-*.parquet are more than the shards that count",
         )
         for path in report.left:
-            typer.echo(f"left: {path}")
+            say(f"left: {path}")

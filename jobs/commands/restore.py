@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.options import ArchiveUrl, AsJson, Config, Device, Original, Overwrite, Weights
-from pipeline.errors import SettingError
+from jobs.phrases import say
+from pipeline.errors import SettingError, StorageError
 from pipeline.pixels.formats.suffixes import FORMATS, SUFFIXES, named_for
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ def restore(
     """Restore one photo."""
     from jobs.outputs import check_output, is_stream, shown
     from jobs.settings import load_settings
-    from pipeline.storage.base import Storage
+    from pipeline.storage.base import Storage, told
     from pipeline.storage.locations import scheme_of
-    from pipeline.storage.names import key_of_name
+    from pipeline.storage.names import from_printable, key_of_name
 
     if original and format:
         raise SettingError("--original is the file as it is, --format another one: leave one of them out")
     if output and scheme_of(output):
         raise SettingError(f"-o {output} is a URL: name a file on this machine; `decode --include KEY` writes to URLs")
-    key = _spelled(key)
+    key = _spelled(from_printable(key))
     format = format.upper() if format else None
     path = None if output == "-" else Path(output) if output else _default_path(key, format)
     named = path if output else None
@@ -61,9 +62,13 @@ def restore(
     photo = run(archive, key, format=choose, original=original, options=settings.codec_options())
     if path is None:
         sys.stdout.buffer.write(photo.data)
+        sys.stdout.buffer.flush()
         return
     if is_stream(path):
-        path.write_bytes(photo.data)
+        try:
+            path.write_bytes(photo.data)
+        except OSError as error:
+            raise StorageError(f"{shown(path)} cannot be written: {told(error)}") from error
     else:
         name = key_of_name(os.fsencode(path.name))
         Storage(path.parent).write(name, photo.data, modified_at=photo.modified_at, replace=overwrite)
@@ -74,7 +79,7 @@ def restore(
         )
     else:
         what = "the original" if original else f"from {len(photo.row.image or b''):,} ({photo.row.codec})"
-        typer.echo(f"{shown(path)}: {len(photo.data):,} bytes, {what}")
+        say(f"{shown(path)}: {len(photo.data):,} bytes, {what}")
 
 
 def _spelled(key: str) -> str:

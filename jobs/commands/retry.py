@@ -35,7 +35,7 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.phrases import show
+from jobs.phrases import say, show
 from jobs.run import check_limits, stopped, supervised
 from jobs.summaries import INCOMPLETE, announce, show_retried
 
@@ -125,4 +125,4 @@ def _list(source: str, archive: str, selection: Selection, *, as_json: bool) -> 
         *([] if reasons else ["nothing to retry: every file is stored"]),
     )
     for key, reason in reasons.items():
-        typer.echo(f"{'gone' if key in gone else 'failed'}: {key}: {reason}")
+        say(f"{'gone' if key in gone else 'failed'}: {key}: {reason}")

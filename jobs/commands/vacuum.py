@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.options import ArchiveUrl, AsJson
-from jobs.phrases import count, show, size
+from jobs.phrases import count, say, show, size
 
 
 def vacuum(
@@ -31,4 +31,4 @@ def vacuum(
     what = "would be deleted" if dry_run else "deleted"
     show(f"{count(len(report.paths), 'file')} {what}, {size(report.num_bytes)}" if report.paths else "nothing to delete")
     for path in report.paths:
-        typer.echo(path)
+        say(path)

@@ -12,7 +12,14 @@ from pipeline.archive.reader import Archive, find
 from pipeline.codecs.base import Codec, Pixels
 from pipeline.codecs.container_check import check_container
 from pipeline.codecs.registry import DEFAULT_OPTIONS, CodecOptions, decoder_for
-from pipeline.errors import ArchiveDamagedError, CorruptStreamError, PhotoarkError, PhotoError, StreamError
+from pipeline.errors import (
+    ArchiveDamagedError,
+    CorruptStreamError,
+    OriginalNotStoredError,
+    PhotoarkError,
+    PhotoError,
+    StreamError,
+)
 from pipeline.pixels.formats.jpeg_xl import holds_jpeg, is_lossless
 from pipeline.pixels.formats.writer import write_photo
 from pipeline.pixels.metadata.xmp import marked
@@ -72,7 +79,8 @@ def original_of(row: EncodedPhoto) -> bytes:
     """The source file's own bytes.
 
     Raises:
-        PhotoError: they were not stored, or the row is a failure.
+        OriginalNotStoredError: they were not stored.
+        PhotoError: the row is a failure.
         StreamError: the bitstream that they are made of is damaged.
         ArchiveDamagedError: they are not those that were read.
     """
@@ -82,7 +90,7 @@ def original_of(row: EncodedPhoto) -> bytes:
         return _reconstructed(row)
     data = row.image if row.outcome is Outcome.KEPT else row.original
     if data is None:
-        raise PhotoError("its own bytes were not stored; `encode --keep-original always` stores them", key=row.key)
+        raise OriginalNotStoredError("its own bytes were not stored; `encode --keep-original always` stores them", key=row.key)
     _check_sha256(row, data)
     return data
 

@@ -49,6 +49,7 @@ from pipeline.serving.answers import (
 from pipeline.serving.catalogue import ServedArchive
 from pipeline.serving.decoding import Decoding
 from pipeline.storage.base import Storage
+from pipeline.storage.names import printable
 
 log = logging.getLogger(__name__)
 MAX_KEY_CHARACTERS = 4096
@@ -133,7 +134,7 @@ class PhotoServer:
         try:
             return self.archive.samples()
         except ArchiveDamagedError as error:  # the other photos are there
-            log.error("%s", error)
+            log.error("%s", printable(str(error)))
             return []
 
 
@@ -244,7 +245,8 @@ class _Guard:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:
-            log.error("%s", redacted("".join(traceback.format_exception(error))))
+            for line in redacted("".join(traceback.format_exception(error))).splitlines():
+                log.error("%s", printable(line))
             if has_begun:
                 raise RuntimeError("an answer broke off") from None
             await problem_of(PhotoarkError("unforeseen"), None).response()(scope, receive, send)
@@ -275,7 +277,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PhotoarkError)
     said = problem_of(error, request.path_params.get("key"))
     if said.status >= 500:
-        log.error("%s", error)
+        log.error("%s", printable(str(error)))
     return said.response()
 
 

@@ -2,16 +2,18 @@
 
     name on disk (bytes) -> key (text)            `key_of_name`, and back `name_of_key`
     key -> path below the folder of a restore     `restored_path`; `flat_path` where something else has that path
+    any text -> one line on a terminal            `printable`, and back `from_printable`
 
 A key is what a listing gives: the path below the source, as it is. On a disk a name may hold bytes that are not UTF-8; in a key
 each of them is `␛` and two hex digits. In a bucket a key may hold parts that cannot be the name of a file: such a part
-gets the prefix `␛-`.
+gets the prefix `␛-`. Where a key is printed, its control characters are `␛{` and their code points in hex.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from urllib.parse import quote
 
 MAX_NAME_BYTES = 255
@@ -22,6 +24,10 @@ _PART, _WHOLE = "␛-", "␛+"
 _BYTE = re.compile(f"{_INTRODUCER}([89a-f][0-9a-f])")
 _LITERAL = re.compile(f"{_INTRODUCER}(?=[89a-f][0-9a-f])")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_UNPRINTABLE = re.compile(
+    f"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|{_INTRODUCER}(?={{[0-9a-f]{{2,6}}}})"
+)
+_PRINTED = re.compile(f"{_INTRODUCER}{{([0-9a-f]{{2,6}})}}")
 _UNSAFE = re.compile(f"[%/\0{_INTRODUCER}]")
 _ORDINARY = re.compile(f"(?:(?!\\.{{1,2}}(?:/|$))[^/\0{_INTRODUCER}]{{1,63}}(?:/(?!$)|$))+")
 """Most keys: names of at most 63 characters, which take at most 252 bytes."""
@@ -63,6 +69,26 @@ def flat_path(key: str) -> str:
 def may_be_escaped(path: str) -> bool:
     """Whether a file at `path` may be that of a key other than `path`."""
     return _PART in path or _WHOLE in path
+
+
+def printable(text: str) -> str:
+    """Spell `text` so that it takes one line and cannot control a terminal: a line feed becomes `␛{0a}`.
+
+    Escaped are control characters, line and paragraph separators, characters that embed or override a writing direction,
+    surrogates, and each `␛` that would read as an escape: different texts stay different.
+    """
+    return _UNPRINTABLE.sub(lambda match: f"{_INTRODUCER}{{{ord(match[0]):02x}}}", text)
+
+
+def from_printable(text: str) -> str:
+    """Return the text that `printable` spells as `text`; what it never writes stays as it is."""
+
+    def character(match: re.Match[str]) -> str:
+        code = int(match[1], 16)
+        found = chr(code) if code <= sys.maxunicode else ""
+        return found if found == _INTRODUCER or (found and _UNPRINTABLE.fullmatch(found)) else match[0]
+
+    return _PRINTED.sub(character, text)
 
 
 def clipped(text: str, max_bytes: int) -> str:
