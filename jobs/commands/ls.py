@@ -33,7 +33,7 @@ def ls(
 ) -> None:
     """List the keys of an archive, or its shards."""
     from pipeline.archive.reader import Archive, no_key, read_rows
-    from pipeline.archive.summary import SIZE_COLUMNS, stream_size
+    from pipeline.archive.summary import SIZE_COLUMNS, original_size, stream_size
     from pipeline.errors import SettingError
     from pipeline.patterns import KeyPatterns
     from pipeline.records import Outcome
@@ -44,16 +44,17 @@ def ls(
             raise SettingError("--shards lists whole files: leave out --include, --exclude and --long")
         _list_shards(Archive.open(archive), as_json=as_json)
         return
-    columns = ["codec", "reason", "recipe", *SIZE_COLUMNS] if long or as_json else []
+    columns = ["reason", *SIZE_COLUMNS] if long or as_json else []
     num_listed = num_failed = 0
     for row in read_rows(Archive.open(archive), patterns, columns):
         num_listed += 1
         num_failed += row.outcome is Outcome.FAILED
         if as_json:
             fields = ("key", "outcome", "codec", "width", "height", "source_bytes", "reason", "same_as", "recipe")
-            typer.echo(json.dumps({name: getattr(row, name) for name in fields} | {"stream_bytes": stream_size(row)}))
+            sizes = {"stream_bytes": stream_size(row), "original_bytes": original_size(row)}
+            typer.echo(json.dumps({name: getattr(row, name) for name in fields} | sizes))
         elif long:
-            say(_line(row, stream_size(row)))
+            say(_line(row, stream_size(row) + original_size(row)))
         else:
             say(row.key)
     if not (num_listed or patterns.takes_all):

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from pipeline.archive.reader import Archive, list_fragments, read_fragment
 from pipeline.records import EncodedPhoto, Outcome, encoded_from_table
 
-SIZE_COLUMNS = ("outcome", "source_bytes", "width", "height", "bpp", "same_as")
-"""What `stream_size` needs to know of a row."""
+SIZE_COLUMNS = ("outcome", "source_bytes", "width", "height", "bpp", "same_as", "codec", "format", "recipe")
+"""What `stream_size` and `original_size` need to know of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class Totals:
     """Of `source_bytes`, those of files that are stored: without failures."""
     stream_bytes: int
     """Of the bitstreams and kept files."""
+    original_bytes: int
+    """Of the source files that are stored beside their bitstreams."""
     shard_bytes: int
     """Of the Parquet files."""
     pixels: int
@@ -47,6 +49,18 @@ def stream_size(row: EncodedPhoto) -> int:
     return round((row.bpp or 0.0) * (row.width or 0) * (row.height or 0) / 8)
 
 
+def original_size(row: EncodedPhoto) -> int:
+    """Bytes of the source file that `row` holds beside its bitstream, told by its `SIZE_COLUMNS`; no file is read for it.
+
+    0 where an earlier version, which did not record recipes, stored one.
+    """
+    if row.same_as is not None or row.outcome is not Outcome.ENCODED or row.recipe is None:
+        return 0
+    ladder, *options = row.recipe.split(" ")
+    gives_file_back = row.codec == "jxl" and row.format in ("JPEG", "MPO") and "jxl:100" in ladder.split(",")
+    return row.source_bytes if "keep=always" in options and not gives_file_back else 0
+
+
 def summarise(archive: Archive) -> Totals:
     """Totals of an archive.
 
@@ -55,8 +69,8 @@ def summarise(archive: Archive) -> Totals:
     """
     outcomes: Counter[str] = Counter()
     codecs: Counter[str] = Counter()
-    source_bytes = failed_bytes = stream_bytes = pixels = 0
-    columns = ["key", "codec", *SIZE_COLUMNS]
+    source_bytes = failed_bytes = stream_bytes = original_bytes = pixels = 0
+    columns = ["key", *SIZE_COLUMNS]
     for fragment in list_fragments(archive):
         table = read_fragment(archive.storage, fragment, columns)
         outcomes.update(table["outcome"].to_pylist())
@@ -65,6 +79,7 @@ def summarise(archive: Archive) -> Totals:
         for row in encoded_from_table(table):
             pixels += (row.width or 0) * (row.height or 0)
             stream_bytes += stream_size(row)
+            original_bytes += original_size(row)
             if row.outcome is Outcome.FAILED:
                 failed_bytes += row.source_bytes or 0
     shards = archive.shards()
@@ -76,6 +91,7 @@ def summarise(archive: Archive) -> Totals:
         source_bytes=source_bytes,
         stored_bytes=source_bytes - failed_bytes,
         stream_bytes=stream_bytes,
+        original_bytes=original_bytes,
         shard_bytes=sum(shard.size_bytes for shard in shards),
         pixels=pixels,
     )
