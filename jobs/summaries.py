@@ -116,6 +116,7 @@ def show_decoded(summary: JobSummary) -> None:
         (summary.num_restored, "photo restored", "photos restored"),
         (summary.num_skipped, "photo was there already", "photos were there already"),
         (summary.num_failed, "photo not restored", "photos not restored"),
+        (summary.num_unwritten, f"of them {_RESUME}", f"of them {_RESUME}"),
         *([f"{size(summary.bytes_out)} written"] if summary.bytes_out else []),
         f"took {duration(summary.elapsed_s)}",
     )
@@ -171,6 +172,7 @@ def show_skipped(skipped: Iterable[Skipped]) -> None:
 
 _RECIPES_SHOWN = 3
 _GONE = "{} gone from the source; photoark retry SRC ARCHIVE takes {} out"
+_RESUME = "could not be written; once that is mended, the same command with --resume writes what is missing"
 _NOT_STORED = ("file is not stored", "files are not stored")
 
 

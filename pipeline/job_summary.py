@@ -45,6 +45,8 @@ class JobSummary:
     """That share the stream of a photo of the same bytes."""
     num_restored: int = 0
     num_failed: int = 0
+    num_unwritten: int = 0
+    """When decoding: of the photos that failed, those that could not be written."""
     bytes_in: int = 0
     bytes_stored: int = 0
     """Of `bytes_in`, those of the files that were encoded, kept or share a stream, and became `bytes_out`."""

@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from pipeline.archive.schema import schema_with_features
 from pipeline.archive.shard_reader import GREATEST_KEY
 from pipeline.archive.shard_writer import Shard
-from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, StorageError
+from pipeline.errors import ArchiveDamagedError, ArchiveError, ArchiveNotFoundError, SettingError, StorageError
 from pipeline.storage.archive_files import APP_ID, DESCRIPTION, SHARD_PREFIX
 from pipeline.storage.base import Storage, check_relative, told
 
@@ -53,6 +53,7 @@ class Log:
         """Read it.
 
         Raises:
+            SettingError: there is no such bucket, or a file is where the folder would be.
             ArchiveNotFoundError: there is none, or a Delta table of another program.
             ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it cannot be read.
@@ -60,7 +61,9 @@ class Log:
         self._storage = storage
         self._shards: tuple[int, list[ShardInfo]] | None = None
         """Version, and what it names: asking delta-rs anew takes time for every shard."""
-        with _told(f"the archive at {storage.url} cannot be opened"):
+        if file := storage.file_in_the_way():
+            raise SettingError(f"there can be no archive at {storage.url}: {file} is a file; name a folder")
+        with _opening(f"the archive at {storage.url} cannot be opened"):
             try:
                 self._open_anew()
             except TableNotFoundError as error:
@@ -152,6 +155,7 @@ class LogWriter(Log):
         """Read it, or begin one; the schema of an earlier version gets the columns that have come since.
 
         Raises:
+            SettingError: there is no such bucket, or a file is where the folder would be.
             ArchiveDamagedError: there is none, and yet there are shards.
             ArchiveError: it can be neither opened nor made.
         """
@@ -159,7 +163,7 @@ class LogWriter(Log):
         try:
             log = cls(storage)
         except ArchiveNotFoundError:
-            with _told(f"no archive can be made at {storage.url}"):
+            with _opening(f"no archive can be made at {storage.url}"):
                 DeltaTable.create(
                     storage.delta_url(),
                     schema=schema,
@@ -240,6 +244,18 @@ class LogWriter(Log):
     def _lacking(self, schema: Schema) -> list[Field]:
         known = {field.name for field in self._table.schema().fields}
         return [field for field in schema.fields if field.name not in known]
+
+
+@contextmanager
+def _opening(what: str) -> Iterator[None]:
+    """As `_told`, where a bucket that does not exist is a `SettingError`."""
+    try:
+        with _told(what):
+            yield
+    except ArchiveError as error:
+        if "NoSuchBucket" in error.message:
+            raise SettingError(error.message) from error
+        raise
 
 
 @contextmanager

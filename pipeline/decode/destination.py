@@ -25,10 +25,15 @@ def written_before(job: DecodeJob, archive: Archive, fragments: Iterable[Fragmen
     The destination is listed once, and keys are read only of shards that may hold that of a file there.
 
     Raises:
-        SettingError: the destination is, holds or lies in an archive; a folder of it that the job would write to is a link; or
-            other files are where the job would write, and it was not told to replace them.
+        SettingError: the destination is a file, or in a bucket that does not exist; it is, holds or lies in an archive; a
+            folder of it that the job would write to is a link; or other files are where the job would write, and it was not
+            told to replace them.
     """
     storage = Storage(job.destination)
+    if file := storage.file_in_the_way():
+        raise SettingError(f"{storage.uri('')} cannot be written to: {file} is a file; name a folder")
+    if not storage.has_bucket():
+        raise SettingError(f"{storage.uri('')} cannot be written to: there is no such bucket; check its name, or make it")
     taken = storage.taken()
     check_outside_archives(storage, [path for path in taken if not _is_restored_shard(archive, path)])
     there: dict[Fragment, frozenset[str]] = {}

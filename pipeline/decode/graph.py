@@ -69,6 +69,7 @@ def run(
                 done.add(row["key"])
                 if row["reason"] is not None:
                     summary.fail(row["key"], row["reason"])
+                    summary.num_unwritten += row[STAGE] == "write"
                     continue
                 summary.num_restored += 1
                 summary.bytes_out += row["num_bytes"]

@@ -54,8 +54,9 @@ def list_source(source: str, selection: Selection = DEFAULT_SELECTION) -> Listin
         StorageError: it cannot be listed.
     """
     storage = Storage(source)
-    if not storage.exists():
-        raise SettingError(f"{storage.url} does not exist: name a folder of photos, or a bucket and prefix")
+    if not storage.is_folder():
+        what = "is not a folder" if storage.exists() else "does not exist"
+        raise SettingError(f"{storage.url} {what}: name a folder of photos, or a bucket and prefix")
     skips, finder = _Skips(), ArchiveFinder()
     unreadable: set[str] = set()
 

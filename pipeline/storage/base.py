@@ -20,7 +20,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from pipeline.errors import AlreadyExistsError, StorageError
+from pipeline.errors import AlreadyExistsError, SettingError, StorageError
 from pipeline.records import SkipReason
 from pipeline.storage import s3
 from pipeline.storage.local_files import FolderRefusal, OnSkip, entries, walk, write_whole
@@ -166,12 +166,30 @@ class Storage:
                 return True
             return bool(self.filesystem.get_file_info(self._full(path)).type != fs.FileType.NotFound)
 
+    def is_folder(self) -> bool:
+        """Whether the root is a folder, a bucket, or the prefix of any object's key."""
+        if self.scheme == "s3" and self._bucket_and_folder()[1]:
+            with self._failing("cannot be looked at"):
+                return s3.holds_any(*self._bucket_and_folder())
+        return os.path.isdir(self.root) if self.is_local else self.exists()
+
+    def has_bucket(self) -> bool:
+        """Whether the bucket exists that the root is in; True where there are no buckets."""
+        with self._failing("cannot be looked at"):
+            return self.scheme != "s3" or s3.exists(self._bucket_and_folder()[0], "")
+
+    def file_in_the_way(self) -> str | None:
+        """Return the path of a local file where the root or a folder that leads to it would be; None if there is none."""
+        path = self.root if self.is_local else ""
+        while path and not os.path.lexists(path) and path != os.path.dirname(path):
+            path = os.path.dirname(path)
+        return key_of_name(os.fsencode(path)) if os.path.exists(path) and not os.path.isdir(path) else None
+
     def holds_any(self, prefix: str) -> bool:
         """Whether the name of anything directly below the root begins so; without listing what lies deeper."""
         with self._failing("cannot be looked at"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if self.scheme == "s3":
-                bucket, key = _bucket_and_key(self._full(prefix))
-                return any(True for _ in s3.list_objects(bucket, key))
+                return s3.holds_any(*_bucket_and_key(self._full(prefix)))
             if self.is_local:
                 return any(name.startswith(prefix) for name in os.listdir(self.root))
             found = self.filesystem.get_file_info(fs.FileSelector(self.root))
@@ -286,6 +304,7 @@ class Storage:
         """Storage options of delta-rs for this URL, as of now; conditional puts make its commits atomic on S3.
 
         Raises:
+            SettingError: S3 is not set up: `s3.credentials` says why.
             StorageError: boto3's chain finds no credentials, where delta-rs would ask the network for some; or the store
                 cannot be reached, where `s3.give_up_early` was called.
         """
@@ -370,7 +389,7 @@ def _filesystem(scheme: str) -> fs.FileSystem:
 def _failing(uri: str, what: str) -> Iterator[None]:
     try:
         yield
-    except StorageError:
+    except (SettingError, StorageError):
         raise
     except FileNotFoundError as error:
         raise StorageError(f"{uri} does not exist") from error

@@ -12,6 +12,7 @@ from pipeline.errors import SettingError, redacted
 _WITH_CREDENTIALS = re.compile(
     r"^\w+://([^/]*@|[^/@:]*:(?!\d+(/|$))|.*[?&](x-amz-\w|sig=|signature=|token=|password=|secret=))", re.IGNORECASE
 )
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 # delta-rs decodes paths as URLs, twice, and normalises them.
 _ODD_TO_DELTA = re.compile(r"%[0-9a-fA-F]{2}|[\x00-\x1f\x7f]")
@@ -46,6 +47,9 @@ def normalised(url: str | os.PathLike[str]) -> str:
         bucket_and_key = text.split("://", 1)[1]
         if bucket_and_key.startswith("/") or not bucket_and_key:
             raise SettingError(f"{text} names no bucket: give s3://BUCKET/PREFIX")
+        bucket = bucket_and_key.partition("/")[0]
+        if not (_BUCKET.fullmatch(bucket) or bucket.startswith("arn:")):
+            raise SettingError(f"{bucket!r} cannot be the name of a bucket: give s3://BUCKET/PREFIX")
         return "s3://" + (bucket_and_key if text.endswith("//") else bucket_and_key.removesuffix("/"))
     if scheme not in ("", "file", "local"):
         return text.rstrip("/")

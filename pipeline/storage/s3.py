@@ -24,8 +24,9 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
-from pipeline.errors import StorageError
+from pipeline.errors import PhotoarkError, SettingError, StorageError
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 8
@@ -124,6 +125,17 @@ def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, int, datetime,
         raise
     if not found:
         raise FileNotFoundError(prefix)
+
+
+def holds_any(bucket: str, prefix: str) -> bool:
+    """Whether the key of any object begins with `prefix`.
+
+    Raises:
+        Exception: of botocore, where the store refuses or cannot be reached.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return any(True for _ in list_objects(bucket, prefix))
+    return False
 
 
 def exists(bucket: str, key: str) -> bool:
@@ -243,9 +255,14 @@ def credentials() -> dict[str, str]:
     """Access key, secret key, session token, region and endpoint, as boto3's chain has them now, under delta-rs's names.
 
     Temporary ones are renewed where the chain can.
+
+    Raises:
+        SettingError: the environment or the files below ~/.aws are wrong.
+        StorageError: the credentials that they name cannot be fetched.
     """
-    found = _session(_environment()).get_credentials()
-    frozen = found.get_frozen_credentials() if found else None
+    with _configuring():
+        found = _session(_environment()).get_credentials()
+        frozen = found.get_frozen_credentials() if found else None
     values = {
         "AWS_ACCESS_KEY_ID": frozen.access_key if frozen else None,
         "AWS_SECRET_ACCESS_KEY": frozen.secret_key if frozen else None,
@@ -260,7 +277,7 @@ def hint(message: str) -> str:
     """What to do about an error of the store, where its message names a known cause; empty where not."""
     for pattern, advice in _ADVICE.items():
         if re.search(pattern, message, re.IGNORECASE):
-            return f"; {advice}, then run the same command again"
+            return f"; {advice}, then try again"
     return ""
 
 
@@ -311,7 +328,42 @@ def _environment() -> tuple[tuple[str, str], ...]:
 
 
 def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    url = os.environ.get(name)
+    if url and not _is_endpoint(url):
+        raise SettingError(f"{name} {url!r} is no URL of a store: give http://HOST:PORT or https://HOST")
+    return url or None
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # of an address or a port that is none
+        return False
+    is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    return is_whole and url.isprintable() and not re.search(r"[\s?#]", url)
+
+
+@contextlib.contextmanager
+def _configuring() -> Iterator[None]:
+    """Errors of boto3 while it looks for settings and credentials, as ours."""
+    from botocore import exceptions
+
+    fetching = (
+        exceptions.ClientError, exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.CredentialRetrievalError,
+        exceptions.MetadataRetrievalError, exceptions.SSOError, exceptions.TokenRetrievalError,
+    )  # fmt: skip
+    try:
+        yield
+    except PhotoarkError:
+        raise
+    except fetching as error:
+        message = " ".join(str(error).split())
+        raise StorageError(f"credentials for S3 cannot be fetched: {message}{hint(message)}") from error
+    except Exception as error:
+        message = " ".join(str(error).split()).rstrip(".")
+        raise SettingError(f"S3 is not set up: {message}; correct AWS_* in the environment, or ~/.aws") from error
 
 
 def _client() -> Any:
@@ -338,7 +390,8 @@ def _client_of(environment: tuple[tuple[str, str], ...], connect_timeout_s: floa
         # MD5 serves, and every store knows it; trailing checksums some do not.
         request_checksum_calculation="when_required",
     )
-    client = _session(environment).client("s3", endpoint_url=_endpoint(), config=settings)
+    with _configuring():
+        client = _session(environment).client("s3", endpoint_url=_endpoint(), config=settings)
     client.meta.events.register_last("needs-retry.s3", _see_answer)
     return client
 

@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path: Path) -> Non
     )
     codes = [line for line in result.stdout.splitlines() if line.isdigit()]
     assert codes == ["1", "0"], result.stdout + result.stderr
-    assert "make room, then run the same command again" in result.stderr
+    assert "make room, then try again" in result.stderr
     assert "Traceback" not in result.stderr
     rows = {row.key: row.image for row in read_rows(Archive.open(f"{tmp_path}/archive"))}
     assert rows == photos

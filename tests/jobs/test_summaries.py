@@ -59,6 +59,13 @@ def test_summaries_have_one_fact_a_line_and_no_zeros(capsys: pytest.CaptureFixtu
         "1.50 MB written",
         "took 2.0 s",
     ]
+    failures = [("a.jpg", "no space"), ("b.jpg", "damaged")]
+    show_decoded(JobSummary(num_photos=2, num_failed=2, num_unwritten=1, failures=failures, elapsed_s=2.0))
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:3] == [
+        "2 photos not restored",
+        "1 of them could not be written; once that is mended, the same command with --resume writes what is missing",
+    ]
 
 
 def test_many_failures_are_counted_after_the_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,10 @@ from deltalake import DeltaTable, write_deltalake
 from jobs.settings import load_settings
 from pipeline.archive.writer import ArchiveWriter
 from pipeline.errors import ArchiveNotFoundError, PhotoarkError, SettingError
+from pipeline.records import Outcome
+from pipeline.storage.base import Storage
+from tests.hostile.test_keys import kept
+from tests.support.command_line import photoark
 
 PHOTOARK = str(Path(sys.executable).with_name("photoark"))
 
@@ -76,7 +82,7 @@ def test_errors_of_a_store_are_one_line_with_a_cure(s3_server: str, monkeypatch:
             with pytest.raises(PhotoarkError) as caught:
                 ArchiveWriter.open(url)
         found[name] = caught.value.message
-    again = "then run the same command again"
+    again = "then try again"
     assert found == {
         "bucket": f"the archive at {url} cannot be opened: NoSuchBucket: The specified bucket does not exist; "
         f"check the bucket's name, or make the bucket, {again}",
@@ -85,3 +91,126 @@ def test_errors_of_a_store_are_one_line_with_a_cure(s3_server: str, monkeypatch:
         "credentials": f"{url} cannot be opened: unable to locate credentials; "
         f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, {again}",
     }
+
+
+_KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests-secret"}
+_PROFILES = """
+[profile half]
+aws_access_key_id = a
+[profile nobody]
+role_arn = arn:aws:iam::1:role/x
+source_profile = absent
+[profile silent]
+credential_process = /bin/false
+"""
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "said"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "a"}, 2, "S3 is not set up: Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_PROFILE": "nope"}, 2, "S3 is not set up: The config profile (nope) could not be found"),
+        ({"AWS_PROFILE": "half"}, 2, "S3 is not set up: Partial credentials found in config-file"),
+        ({"AWS_PROFILE": "nobody"}, 2, 'S3 is not set up: The source_profile "absent"'),
+        ({"AWS_PROFILE": "silent"}, 1, "credentials for S3 cannot be fetched: "),
+        ({**_KEYS, "AWS_CONFIG_FILE": "no.ini"}, 2, "S3 is not set up: Unable to parse config file: "),
+        ({**_KEYS, "AWS_DEFAULTS_MODE": "odd"}, 2, "S3 is not set up: Client configured with invalid defaults mode: odd"),
+        ({**_KEYS, "AWS_ENDPOINT_URL": "http://-odd-:9"}, 2, "S3 is not set up: Invalid endpoint"),
+        (
+            {**_KEYS, "AWS_ENDPOINT_URL_S3": "localhost"},
+            2,
+            "AWS_ENDPOINT_URL_S3 'localhost' is no URL of a store: give http://",
+        ),
+        *(
+            ({**_KEYS, "AWS_ENDPOINT_URL": url}, 2, f"AWS_ENDPOINT_URL {url!r} is no URL of a store: give http://HOST:PORT")
+            for url in ("127.0.0.1:18999", "http://", "https//h", "http://h:99999", "ftp://h", "http://[::1", "http://h h", "h")
+        ),
+    ],
+)
+def test_s3_that_is_set_up_wrongly_is_one_line(
+    env: dict[str, str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "no.ini").write_text("garbage\n")
+    (tmp_path / "config").write_text(_PROFILES)
+    monkeypatch.chdir(tmp_path)
+    files = {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_CONFIG_FILE": "config", "AWS_EC2_METADATA_DISABLED": "true"}
+    (tmp_path / "src").mkdir()
+    for command in (
+        ["ls", "s3://bucket/archive"],
+        ["encode", "src", "s3://bucket/archive"],
+        ["encode", "s3://bucket/src", "a"],
+    ):
+        result = photoark(*command, **files | env)
+        last = result.stderr.splitlines()[-1]
+        assert (result.returncode, last.removeprefix("photoark: ")[: len(said)]) == (code, said), command
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.s3
+def test_a_bucket_that_is_not_there_is_wrong_usage(s3_url: str, tmp_path: Path) -> None:
+    missing = "s3://no-such-bucket/x"
+    (tmp_path / "src").mkdir()
+    ArchiveWriter.open_or_create(str(tmp_path / "archive")).commit([kept("a.txt")])
+    Storage(s3_url).write("photo.jpg", b"x")
+    commands: list[list[object]] = [
+        ["ls", missing], ["stat", missing], ["verify", missing], ["optimize", missing], ["restore", missing, "a.jpg"],
+        ["encode", tmp_path / "src", missing], ["encode", tmp_path / "src", missing, "--dry-run"], ["salvage", missing, s3_url],
+        ["encode", missing, tmp_path / "new"], ["decode", tmp_path / "archive", missing], ["decode", missing, tmp_path / "out"],
+        ["salvage", tmp_path / "archive", missing], ["encode", f"{s3_url}/photo.jpg", tmp_path / "new"], ["ls", "s3://A B/x"],
+        ["encode", f"{s3_url}/absent", tmp_path / "new"],
+    ]  # fmt: skip
+    for command in commands:
+        result = photoark(*command)
+        assert result.returncode == 2, (command, result.stderr)
+        assert result.stderr.splitlines()[-1].startswith("photoark: ")
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_where_a_folder_belongs_is_wrong_usage(tmp_path: Path) -> None:
+    file, source, archive = tmp_path / "src" / "a.txt", tmp_path / "src", tmp_path / "archive"
+    source.mkdir()
+    file.write_bytes(b"a")
+    ArchiveWriter.open_or_create(str(archive)).commit([kept("a.txt")])
+    for command in (
+        ["encode", source, file], ["encode", source, file / "deep"], ["encode", file, tmp_path / "new"], ["ls", file],
+        ["decode", archive, file], ["decode", archive, file / "deep"], ["salvage", file, tmp_path / "new"],
+        ["salvage", archive, file], ["verify", archive, "--against", file], ["salvage", tmp_path / "absent", tmp_path / "new"],
+    ):  # fmt: skip
+        result = photoark(*command)
+        assert result.returncode == 2, (command, result.stderr)
+        assert str(tmp_path) in result.stderr.splitlines()[-1]
+    assert file.read_bytes() == b"a"
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_original_that_was_not_stored_is_wrong_usage(tmp_path: Path) -> None:
+    row = replace(kept("a.jpg"), outcome=Outcome.ENCODED, codec="webp", reason=None)
+    ArchiveWriter.open_or_create(str(tmp_path / "archive")).commit([row])
+    result = photoark("restore", tmp_path / "archive", "a.jpg", "--original", "-o", tmp_path / "a.jpg")
+    assert result.returncode == 2
+    assert result.stderr == ("photoark: a.jpg: its own bytes were not stored; `encode --keep-original always` stores them\n")
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    ArchiveWriter.open_or_create(str(archive)).commit([kept(f"{i}.txt") for i in range(5)])
+    result = photoark("restore", archive, "0.txt", "-o", "/dev/full")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert (
+        result.stderr
+        == "photoark: /dev/full cannot be written: [Errno 28] No space left on device; make room, then try again\n"
+    )
+    for command in (["restore", archive, "0.txt", "-o", "-"], ["ls", archive], ["ls", archive, "--json"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PHOTOARK, *map(str, command)], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        said = "photoark: standard output cannot be written: [Errno 28] No space left on device; make room, then try again\n"
+        assert (done.returncode, done.stderr) == (1, said)
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        done = subprocess.run([PHOTOARK, "ls", str(archive)], stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -60,7 +60,7 @@ def salvage(storage: Storage, new_url: str) -> SalvageReport:
     The same call again goes on where it stopped. One shard is in memory at a time, and of each row about 300 bytes.
 
     Raises:
-        ArchiveNotFoundError: there is no shard.
+        ArchiveNotFoundError: there is no such folder, or no shard in it.
         SettingError: the new archive would lie among the shards.
         ArchiveError: the new one can be neither opened nor made.
         StorageError: the shards cannot be listed, or the new ones not written.
@@ -68,6 +68,8 @@ def salvage(storage: Storage, new_url: str) -> SalvageReport:
     new = Storage(new_url)
     if new.url == storage.url or (new.is_local and os.path.realpath(new.url) == os.path.realpath(storage.url)):
         raise SettingError("the new archive must lie elsewhere: nothing is changed in a damaged one")
+    if not storage.is_folder():
+        raise ArchiveNotFoundError(f"{storage.url} does not exist, or is not a folder: name the folder that holds the shards")
     shards = [_unlogged(file.path, file.size_bytes) for file in storage.list() if SHARD_NAME.fullmatch(file.path)]
     if not shards:
         raise ArchiveNotFoundError(f"{storage.url} holds no shards (photos-*.parquet)")
