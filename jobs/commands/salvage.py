@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from jobs.options import AsJson
-from jobs.phrases import count, show
+from jobs.phrases import count, say, show
+from jobs.summaries import INCOMPLETE
 
 DAMAGED = 4
 
@@ -22,7 +23,8 @@ def salvage(
     """Copy every photo that the shards of ARCHIVE hold into a new archive, without its log: for when that cannot be read.
 
     Of rows that were replaced and not yet vacuumed, the one that was encoded last counts. Exit code 4: some could not be read
-    or proved; `photoark verify NEW --against SRC --repair` brings them back.
+    or proved; `photoark verify NEW --against SRC --repair` brings them back. 3: all is well, but rows say that files are not
+    stored.
     """
     from pipeline.archive.care.salvage import salvage as run
     from pipeline.storage.base import Storage
@@ -37,10 +39,12 @@ def salvage(
             (report.num_failed, "of the rows failed: its file is not stored", "of the rows failed: their files are not stored"),
         )
         for path, what in report.damaged:
-            typer.echo(f"damaged: {path}: {what}", err=True)
+            say(f"damaged: {path}: {what}", err=True)
         for key in report.doubtful:
-            typer.echo(f"not provable: {key}", err=True)
+            say(f"not provable: {key}", err=True)
         for key in report.lost:
-            typer.echo(f"lost: {key}: the stream that it shared is in no shard", err=True)
+            say(f"lost: {key}: the stream that it shared is in no shard", err=True)
     if not report.is_complete:
         raise typer.Exit(DAMAGED)
+    if report.num_failed:
+        raise typer.Exit(INCOMPLETE)

@@ -35,13 +35,15 @@ from jobs.options import (
     StripGps,
     Weights,
 )
-from jobs.phrases import MAX_NAMED, count, show, size
+from jobs.phrases import MAX_NAMED, count, say, show, size
 from jobs.run import check_limits, stopped, supervised
 from jobs.summaries import INCOMPLETE, announce, show_generative, show_skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobs.settings import Settings
-    from pipeline.archive.care.verify import RowCheck, VerifyReport
+    from pipeline.archive.care.verify import Orphan, RowCheck, VerifyReport
     from pipeline.archive.versions import Comparer, Comparison
     from pipeline.codecs.registry import CodecOptions
     from pipeline.encode.repair import RepairSummary
@@ -90,7 +92,7 @@ def verify(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte: shards, pages, headers of streams, row counts, statistics, each key once. Lists orphaned files.
+    """Check every byte: shards, pages, headers of streams, row counts, statistics, each key once.
 
     Exit code 4: damage was found, or is left after --repair. 3: no damage, but some files are not stored, because their rows
     failed; or files of the source given by --against are missing or have changed; or a repair found photos in neither archive
@@ -223,15 +225,28 @@ def _show(report: VerifyReport, comparison: Comparison | None) -> None:
     for damage in report.damages:
         keys = _listed(damage.keys) if damage.all_keys_known else " ... ".join(damage.keys)
         tell(f"damaged: {damage.shard}: {keys or 'whole shard'}: {damage.what}")
-    if report.orphans:
-        size_bytes = sum(orphan.size_bytes for orphan in report.orphans)
-        show(f"{count(len(report.orphans), 'file')} that the log does not name, {size(size_bytes)}; no damage")
-        for orphan in report.orphans:
-            typer.echo(f"orphan: {orphan.path}: {orphan.size_bytes} bytes")
+    _show_orphans(report.orphans)
     _show_not_stored(_not_stored(report, comparison))
     if comparison is not None:
         _show_comparison(comparison)
-        typer.echo(_verdict(report, comparison))
+        say(_verdict(report, comparison))
+
+
+def _show_orphans(orphans: Sequence[Orphan]) -> None:
+    from pipeline.storage.archive_files import is_archive_file
+
+    unused = [orphan for orphan in orphans if is_archive_file(orphan.path)]
+    others = [orphan for orphan in orphans if not is_archive_file(orphan.path)]
+    if unused:
+        files = count(len(unused), "shard is no longer in use", "shards are no longer in use")
+        total = size(sum(orphan.size_bytes for orphan in unused))
+        show(f"{files}, {total}; photoark vacuum deletes what has been unused for a week")
+    if others:
+        show(f"{count(len(others), 'other file')} in the folder, {size(sum(orphan.size_bytes for orphan in others))}")
+        for orphan in others[:MAX_NAMED]:
+            say(f"no part of the archive: {orphan.path}: {size(orphan.size_bytes)}")
+        if len(others) > MAX_NAMED:
+            say(f"no part of the archive: {len(others) - MAX_NAMED:,} more; --json names all")
 
 
 def _not_stored(report: VerifyReport, comparison: Comparison | None) -> dict[str, str]:
@@ -244,9 +259,9 @@ def _show_not_stored(reasons: dict[str, str]) -> None:
     hint = "photoark retry SRC ARCHIVE tries again"
     show((len(reasons), f"file is not stored; {hint}", f"files are not stored; {hint}"))
     for key, reason in list(reasons.items())[:MAX_NAMED]:
-        typer.echo(f"not stored: {key}: {reason}")
+        say(f"not stored: {key}: {reason}")
     if len(reasons) > MAX_NAMED:
-        typer.echo(f"not stored: {len(reasons) - MAX_NAMED:,} more; --json names all")
+        say(f"not stored: {len(reasons) - MAX_NAMED:,} more; --json names all")
 
 
 def _show_comparison(comparison: Comparison) -> None:
@@ -265,13 +280,13 @@ def _show_comparison(comparison: Comparison) -> None:
     )
     show_skipped(comparison.skipped)
     for key in comparison.missing:
-        typer.echo(f"missing: {key}")
+        say(f"missing: {key}")
     for change in comparison.changed:
-        typer.echo(f"changed: {change.key}: {change.what}")
+        say(f"changed: {change.key}: {change.what}")
     for key in comparison.extra:
-        typer.echo(f"extra: {key}")
+        say(f"extra: {key}")
     for key, reason in comparison.gone_failures.items():
-        typer.echo(f"gone: {key}: {reason}")
+        say(f"gone: {key}: {reason}")
 
 
 def _verdict(report: VerifyReport, comparison: Comparison) -> str:

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -290,7 +291,8 @@ async def _on_bad_request(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said: Problem = problem(error.status_code, "no-such-resource", error.detail)
+    word = "no-such-resource" if error.status_code == 404 else HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    said: Problem = problem(error.status_code, word, error.detail)
     response = said.response()
     response.headers.update(error.headers or {})
     return response

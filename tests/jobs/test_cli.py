@@ -144,7 +144,7 @@ def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive
     result = photoark("verify", copy, "--against", changed, "--checksum")
     assert result.returncode == 3
     assert "changed: sunset.png: other bytes (SHA-256)" in result.stdout
-    assert "orphan: photos-left.parquet: 4 bytes" in result.stdout
+    assert "1 other file in the folder, 4 bytes\nno part of the archive: photos-left.parquet: 4 bytes\n" in result.stdout
     assert "wine.jpg" not in result.stdout
 
 

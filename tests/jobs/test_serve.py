@@ -217,6 +217,14 @@ def test_what_cannot_be_had_says_why_and_nothing_of_the_server(
     assert server.ask("/healthz").json() == {"status": "alive"}
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/photos"), ("DELETE", "/photos/photo.jpg"), ("PUT", "/healthz")])
+def test_a_method_that_is_not_allowed_is_called_so(server: Server, method: str, path: str) -> None:
+    answer = server.ask(path, method=method)
+    assert (answer.status, answer.headers["Content-Type"]) == (405, "application/problem+json")
+    assert (answer.json()["type"], answer.json()["title"]) == ("urn:photoark:problem:method-not-allowed", "Method not allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
 @pytest.mark.parametrize("name", ["photos.example", "localhost.example:8000", "127.0.0.1.example", "[", ""])
 def test_the_loopback_is_not_called_by_a_web_pages_name(server: Server, name: str) -> None:
     for path in ("/photos", "/photos/photo.jpg", "/healthz"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from pipeline.archive.reader import read_rows
 from pipeline.archive.writer import ArchiveWriter
 from pipeline.codecs.points import CodecAt
 from pipeline.encode.read import read_block
@@ -101,3 +103,19 @@ def test_detail_that_a_model_made_is_told_before_a_source_may_go(source: Path, t
     code, said = verified(archived(source, tmp_path / "archive", "ditic-small"), source, "--decode")
     assert code == 0
     assert said.splitlines()[-1].startswith(f"{SAFE}, if synthesised detail will do for 2 photos of a generative codec: ")
+
+
+def test_shards_that_a_retry_or_a_recode_replaced_are_no_cause_for_alarm(source: Path, tmp_path: Path) -> None:
+    archive = ArchiveWriter.open(str(archived(source, tmp_path / "archive")))
+    (row,) = (row for row in read_rows(archive) if row.key == "a.jpg")
+    archive.put([replace(row, reason="encoded again")])
+    _, said = verified(Path(archive.storage.url))
+    assert "\nno damage\n1 shard is no longer in use, " in said
+    assert " kB; photoark vacuum deletes what has been unused for a week\n" in said
+    assert "orphan" not in said
+    assert ".parquet" not in said
+    (tmp_path / "archive" / "mine.txt").write_bytes(b"mine")
+    assert (
+        "\n1 other file in the folder, 4 bytes\nno part of the archive: mine.txt: 4 bytes\n"
+        in verified(Path(archive.storage.url))[1]
+    )

@@ -132,6 +132,16 @@ def test_damage_is_named_and_costs_its_own_rows(archive: ArchiveWriter, tmp_path
     assert content(new) == {key: found for key, found in before.items() if key != "m"}
 
 
+def test_rows_without_a_file_are_told_by_the_exit_code(archive: ArchiveWriter, tmp_path: Path) -> None:
+    folder = lose_log(archive)
+    result = photoark("salvage", folder, tmp_path / "new")
+    assert result.returncode == 3, result.stderr
+    assert "1 of the rows failed: its file is not stored\n" in result.stdout
+    whole = ArchiveWriter.open_or_create(str(tmp_path / "whole"))
+    whole.commit([row("a"), row("b")])
+    assert photoark("salvage", lose_log(whole), tmp_path / "other").returncode == 0
+
+
 def test_a_log_that_cannot_be_opened_is_no_hindrance(archive: ArchiveWriter, tmp_path: Path) -> None:
     before = content(archive.storage.url)
     Path(archive.storage.url, "_delta_log", f"{0:020d}.json").write_text("{")
