@@ -168,7 +168,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 def _unknown(name: str) -> str:
     close = get_close_matches(name, Settings.model_fields, n=1, cutoff=_LIKE)
-    return f"there is no setting {name}" + (f"; did you mean {close[0]}?" if close else "; README.md lists them")
+    return f"there is no setting {name}" + (f"; did you mean {close[0]}?" if close else "; jobs/README.md lists them")
 
 
 def _check_environment() -> None:

@@ -1,4 +1,4 @@
-"""What the README says of reading an archive without this code, run as it stands there."""
+"""What FORMAT.md says of reading an archive without this code, run as it stands there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ import datasets
 datasets.disable_progress_bars()
 names, found = {"ARCHIVE": sys.argv[1], "datasets": datasets}, []
 for statement in ast.parse(sys.stdin.read()).body:
-    exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
+    exec(compile(ast.Module([statement], []), "FORMAT.md", "exec"), names)
     if isinstance(statement, ast.Assign) and statement.targets[0].id == "rows":
         rows = names["rows"]
         if hasattr(rows, "fetchall"):  # DuckDB
@@ -69,7 +69,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, photo_files: dict[str, byt
 
 def blocks() -> list[str]:
     """The Python code of the section."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
+    section = (ROOT / "pipeline/archive/FORMAT.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The README names only what exists: make targets, commands with their options, files."""
+"""The README and the pages that it names hold only what exists: make targets, commands with their options, files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ from jobs.cli import app
 ROOT = Path(__file__).parents[1]
 PHOTOARK = Path(sys.executable).with_name("photoark")
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted({line.partition("#")[0].strip() for line in README.splitlines() if line.startswith("photoark ")})
+PAGES = [README] + [
+    (ROOT / page).read_text()
+    for page in ("jobs/README.md", "pipeline/README.md", "pipeline/serving/README.md", "CONTRIBUTING.md")
+]
 # What is code, in fences and in spans: a line of prose may begin with the verb "make".
-FENCES = re.findall(r"^```.*?^```", README, re.MULTILINE | re.DOTALL)
-SPANS = re.findall(r"`[^`]*`", re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL))
+FENCES = [fence for page in PAGES for fence in re.findall(r"^```.*?^```", page, re.MULTILINE | re.DOTALL)]
+SPANS = [
+    span for page in PAGES for span in re.findall(r"`[^`]*`", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL))
+]
+COMMANDS = sorted(
+    {line.partition("#")[0].strip() for fence in FENCES for line in fence.splitlines() if line.startswith("photoark ")}
+)
 TARGETS = sorted(set(re.findall(r"^`?make ([a-z]+)\b", "\n".join([*FENCES, *SPANS]), re.MULTILINE)))
 PATHS = sorted(set(re.findall(r"`((?:\w[\w.-]*/)*\w[\w.-]*\.(?:md|toml|py|lock)|LICENSE|tests/\w+)`", README)))
 
 
 def test_readme_names_what_these_tests_look_for() -> None:
     assert {"demo", "test"} <= set(TARGETS)
-    assert {"pyproject.toml", "LICENSE", "tests/photos"} <= set(PATHS)
+    assert {"CONTRIBUTING.md", "LICENSE", "tests/photos"} <= set(PATHS)
     assert {command.split()[1] for command in COMMANDS} >= {"encode", "decode", "restore", "verify", "ls", "stat"}
 
 
@@ -73,4 +81,5 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_exit_codes_are_all_told() -> None:
-    assert re.findall(r"^\| (\d+) \|", README, re.MULTILINE) == ["0", "1", "2", "3", "4", "12", "130", "143"]
+    page = (ROOT / "jobs/README.md").read_text()
+    assert re.findall(r"^\| (\d+) \|", page, re.MULTILINE) == ["0", "1", "2", "3", "4", "12", "130", "143"]

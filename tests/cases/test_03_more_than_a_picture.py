@@ -245,7 +245,7 @@ def test_what_would_be_lost_keeps_the_file(picture: Image.Image, tmp_path: Path)
 
 
 def test_the_readme_lists_what_does_not_travel() -> None:
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    readme = " ".join((Path(__file__).parents[2] / "jobs/README.md").read_text().split())
     start = readme.index("| container | does not travel |")
     table = readme[start : readme.index("What is more than one picture", start)]
     for container, parts in dropped.README_LIST.items():

@@ -56,7 +56,7 @@ def test_misspelt_settings_name_the_one_that_was_meant(tmp_path: Path, monkeypat
     with pytest.raises(SettingError, match=r"photoark\.toml: there is no setting qualty; did you mean quality\?"):
         load_settings(file)
     file.write_text('colour = "blue"\n')
-    with pytest.raises(SettingError, match=r"there is no setting colour; README\.md lists them"):
+    with pytest.raises(SettingError, match=r"there is no setting colour; jobs/README\.md lists them"):
         load_settings(file)
     monkeypatch.setenv("PHOTOARK_SERVICE_HOST", "10.0.0.1")  # Kubernetes sets it for a service of this name
     load_settings()

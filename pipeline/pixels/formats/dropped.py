@@ -1,4 +1,4 @@
-"""What is lost although the photo is encoded: the one list that the walks through the containers and the README share.
+"""What is lost although the photo is encoded: the one list that the walks through the containers and jobs/README.md share.
 
 Every part of a file belongs to the picture, is metadata that travels, or is listed here. Whatever is left over is a reason to
 keep the file as its bytes (`beside`).
@@ -58,7 +58,7 @@ README_LIST = {
     "TIFF": (*PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *PADDING),
     "HEIC, AVIF": (*HEIF_REFERENCES, *SAMSUNG_RECORDS, *PADDING),
 }
-"""Container -> what of it does not travel, in the README's words."""
+"""Container -> what of it does not travel, in the words of jobs/README.md."""
 _SINGLE_FRAME = (b"maniIRFR", b"mfri", b"mopt")
 """Resources of Photoshop's plug-ins about the frames of an animation, as it writes them for a photo too."""
 _TRAILERS = (
