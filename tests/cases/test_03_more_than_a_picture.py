@@ -183,7 +183,7 @@ def encoded(picture: Image.Image) -> Iterator[tuple[str, bytes]]:
         "latin comment": segment(0xFE, b"File written by Adobe Photoshop\xa8 4.0"),
         "adobe": segment(0xEE, b"Adobe\0d\0\0\0\0\1"),
         "ducky": segment(0xEC, b"Ducky\0\1\0\4\0\0\0<\0\0"),
-        "long adobe": segment(0xEE, b"Adobe\0d\0\0\0\0\1" + bytes(4)),
+        "adobe with zeros": segment(0xEE, b"Adobe\0d\0\0\0\0\1" + bytes(4)),
         "jfxx": segment(0xE0, b"JFXX\0\x10" + saved(picture.resize((24, 16)), "JPEG")),
         "jfxx pixels": segment(0xE0, b"JFXX\0\x13\2\2" + NOISE[:12]),
         "avi1": segment(0xE0, b"AVI1\0" + bytes(9)),
@@ -207,7 +207,7 @@ def encoded(picture: Image.Image) -> Iterator[tuple[str, bytes]]:
     ):
         yield f"{name} behind.jpg", jpeg + tail
     for kind in (b"tIME", b"bKGD", b"sBIT", b"vpAg", b"iDOT"):
-        yield f"{kind.decode()}.png", png[:33] + chunk(kind, bytes(6)) + png[33:]
+        yield f"short {kind.decode()}.png", png[:33] + chunk(kind, bytes(6)) + png[33:]
     for format in ("HEIF", "AVIF"):
         data = saved(picture, format)
         yield f"padded.{format.lower()}", data + box(b"free", bytes(99)) + box(b"skip", b"") + box(b"mdat", bytes(50))
