@@ -261,6 +261,7 @@ def credentials() -> dict[str, str]:
         StorageError: the credentials that they name cannot be fetched.
     """
     with _configuring():
+        _client()  # settings that are wrong for it are wrong for delta-rs, whose message is less clear, or a panic
         found = _session(_environment()).get_credentials()
         frozen = found.get_frozen_credentials() if found else None
     values = {
