@@ -146,7 +146,7 @@ def test_policy_is_enough_for_the_work_and_for_nothing_else(s3_server: str) -> N
 # What jobs ask of storage, in a process that has the role's credentials and no others.
 WORK = """
 import sys
-from pipeline.archive.reader import Archive
+from pipeline.archive.writer import ArchiveWriter
 from pipeline.records import EncodedPhoto, Outcome
 from pipeline.storage.base import Storage
 bucket = sys.argv[1]
@@ -156,9 +156,9 @@ assert source.exists()
 data = source.read(photo.path)
 row = dict(codec="original", model=None, outcome=Outcome.KEPT, source_uri=photo.uri, source_bytes=len(data))
 for number in range(2):
-    archive = Archive.open_or_create(f"{bucket}/archive")
+    archive = ArchiveWriter.open_or_create(f"{bucket}/archive")
     archive.commit([EncodedPhoto(key=f"{number}.jpg", image=data, **row)])
-assert Archive.open(f"{bucket}/archive").keys() == {"0.jpg", "1.jpg"}
+assert ArchiveWriter.open(f"{bucket}/archive").keys() == {"0.jpg", "1.jpg"}
 Storage(f"{bucket}/restored").write("a/b.jpg", data)
 from jobs.cli import main
 for command in ("verify", "optimize", "vacuum"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import glob
 import io
 import random
@@ -103,7 +104,7 @@ class Photo:
             image.info["icc_profile"] = self.row.icc
         return image
 
-    def bytes(self, format: str | None = None) -> bytes:
+    def bytes(self, format: str | None = None) -> builtins.bytes:
         """Return the photo as a file, with its metadata.
 
         Args:
@@ -123,7 +124,7 @@ class Photo:
             raise PhotoError(f"nothing to restore, it failed when it was encoded: {self.row.reason}", key=self.key)
         return file_of(self.row, None if is_whole(self.row, format) else self.pixels, format=format)
 
-    def original(self) -> bytes:
+    def original(self) -> builtins.bytes:  # `bytes` is the method here
         """Return the source file's own bytes, where they were stored; their SHA-256 is checked.
 
         Raises:
