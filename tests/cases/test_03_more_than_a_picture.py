@@ -211,7 +211,7 @@ def encoded(picture: Image.Image) -> Iterator[tuple[str, bytes]]:
     for format in ("HEIF", "AVIF"):
         data = saved(picture, format)
         yield f"padded.{format.lower()}", data + box(b"free", bytes(99)) + box(b"skip", b"") + box(b"mdat", bytes(50))
-    yield "padded.tif", _with_gap(saved(picture, "TIFF"), bytes(100))
+    yield "padded.tif", _with_gap(saved(picture, "TIFF"), bytes(1000))
     # Print resolutions that no reader understands, as README says.
     for i, values in enumerate(((1, 1, 2), (0, 72, 1), (1 << 31, 1, 1))):
         yield f"pHYs {i}.png", png[:33] + chunk(b"pHYs", struct.pack(">IIB", *values)) + png[33:]

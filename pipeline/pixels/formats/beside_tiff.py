@@ -68,7 +68,8 @@ def more_than_picture(data: bytes, metadata: PhotoMetadata) -> str | None:
     if reason := reason or dropped.trailer(data[max(end for _, end in used) :]):
         return reason
     num_bytes = unused.content(data, used, end=max(end for _, end in used))
-    return f"{num_bytes} bytes that none of its tags refers to" if num_bytes else None
+    (harmless_bytes,) = dropped.REPLACED.values()
+    return f"{num_bytes} bytes that none of its tags refers to" if num_bytes > harmless_bytes else None
 
 
 def _num_filled(data: bytes, at: int, order: str) -> int:

@@ -47,6 +47,8 @@ SAMSUNG_RECORDS = {
         {b"Image_UTC_Data", b"MCC_Data", b"Camera_Capture_Mode_Info", b"Camera_Scene_Info", b"Color_Display_P3"}
     )
 }
+REPLACED = {"up to 512 bytes that no tag refers to, as a program leaves that writes a directory anew": 512}
+"""In a TIFF: libtiff and others append the new directory and leave the old one where it was."""
 PADDING = {"padding behind the picture": b"\0\xff\xd9 \t\r\n"}
 """0xD9 is of a JPEG that ends twice."""
 _MAX_RECORD_BYTES = 256
@@ -55,7 +57,7 @@ README_LIST = {
     "JPEG": (*JPEG_SEGMENTS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *SAMSUNG_RECORDS, *INVALID_RESOLUTION, *PADDING),
     "PNG": (*PNG_CHUNKS, *PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *INVALID_RESOLUTION, *PADDING),
     "WebP": (*PADDING,),
-    "TIFF": (*PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *PADDING),
+    "TIFF": (*PHOTOSHOP_RESOURCES, *OTHER_RESOURCES, *REPLACED, *PADDING),
     "HEIC, AVIF": (*HEIF_REFERENCES, *SAMSUNG_RECORDS, *PADDING),
 }
 """Container -> what of it does not travel, in the words of jobs/README.md."""

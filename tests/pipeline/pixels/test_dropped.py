@@ -34,7 +34,7 @@ LOST = {
     r"PNG(-cHRM)?:\w+(Point|Red|Green|Blue)[XY]$|PNG(-cHRM)?:(Red|Green|Blue)[XY]$",
 }
 """Part of the list -> the tags that exiftool has for it."""
-UNSEEN = {*dropped.PADDING, *dropped.HEIF_REFERENCES, *dropped.INVALID_RESOLUTION}
+UNSEEN = {*dropped.PADDING, *dropped.REPLACED, *dropped.HEIF_REFERENCES, *dropped.INVALID_RESOLUTION}
 """Parts for which it has none."""
 OF_THE_PIXELS = re.compile(
     r"SourceFile|ExifTool:|System:|File:(?!Comment)|QuickTime:|Meta:|RIFF:|Composite:|JFIF:JFIFVersion|PNG:(Filter|Interlace|BitDepth)"
