@@ -138,7 +138,8 @@ def test_verify_compares_with_the_source_and_lists_orphans(source: Path, archive
     assert result.returncode == 3, result.stderr
     report = json.loads(result.stdout)
     against = report["against"]
-    assert (against["missing"], against["extra"], report["damages"]) == (["new.jpg"], ["notes.txt"], [])
+    assert (against["missing"], against["extra"], report["damages"]) == (["new.jpg"], [], [])
+    assert against["gone_failures"] == {"notes.txt": "the file is not an image of a known format"}
     assert [change["key"] for change in against["changed"]] == ["wine.jpg"]
     assert report["orphans"] == [{"path": "photos-left.parquet", "size_bytes": 4}]
     result = photoark("verify", copy, "--against", changed, "--checksum")
@@ -197,7 +198,7 @@ def test_retry_optimize_and_vacuum(source: Path, archive: Path, tmp_path: Path) 
         (["encode", "SOURCE", "ARCHIVE", "--keep-original", "sometimes"], 2, "setting keep_original"),
         (["encode", "SOURCE", "ARCHIVE", "--keep-original", "always", "--strip-gps"], 2, "leave one of them out"),
         (["retry", "SOURCE", "ARCHIVE", "--gate", "beauty=1"], 2, "no metric"),
-        (["restore", "ARCHIVE", "sunset.png", "--original"], 1, "--keep-original always"),
+        (["restore", "ARCHIVE", "sunset.png", "--original"], 2, "--keep-original always"),
         (["restore", "ARCHIVE", "sunset.png", "--original", "--format", "PNG"], 2, "leave one of them out"),
         (["encode", "SOURCE", "ARCHIVE", "--config", "/absent.toml"], 2, "no such file"),
         (["restore", "ARCHIVE", "absent.jpg"], 2, "no such photo"),
